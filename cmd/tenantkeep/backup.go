@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/backup"
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// BackupOptions are the flags of the command backup that are no settings.
+type BackupOptions struct {
+	Tenant string
+	DryRun bool
+	Yes    bool
+	Format format
+}
+
+// AddFlags adds the flags.
+func (o *BackupOptions) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.Tenant, "tenant", "", "`NAME` of the tenant, for names of files and lists; needs one --schema")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be backed up, and do nothing")
+	flags.BoolVar(&o.Yes, "yes", false, "ask nothing; a backup never does")
+	o.Format.addFlag(flags, formatTable, formatJSON)
+}
+
+func newBackupCommand(a *app) *cobra.Command {
+	var opts BackupOptions
+	cmd := &cobra.Command{
+		Use:     "backup",
+		Aliases: []string{"backup_tenant"},
+		Short:   "Back up core and all tenants at one moment",
+		Long: `Back up core (the public schema and what belongs to the whole database) and all
+tenants at one moment, each into a data file of its own.
+
+Tenants are all schemas but those of the system and of extensions. Tables are
+locked one tenant at a time, only against being dropped or altered, so the
+application works on. A tenant whose tables are changed at that very moment is
+taken again. The backup exists once its manifest is written, as the last thing;
+an interrupted run leaves nothing behind that could be mistaken for one.
+
+Exit codes: 0 all saved, 1 nothing saved, 2 wrong usage, 3 some tenants failed
+and the others are safe, 130 interrupted.`,
+		Example: `  tenantkeep backup
+  tenantkeep backup --schema customer_a --schema customer_b
+  tenantkeep backup --exclude-schema staging --compression zstd:9`,
+		GroupID: groupProtect,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			return runBackup(cmd.Context(), a, cmd, cfg, opts)
+		},
+	}
+	opts.AddFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
+	return cmd
+}
+
+func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, opts BackupOptions) error {
+	if cfg.BackupType != string(manifest.Full) {
+		return &usageError{
+			err:  fmt.Errorf("%s: this version takes full backups only, not %q", name(cfg, "backup-type"), cfg.BackupType),
+			hint: "leave --backup-type away, or give full",
+		}
+	}
+	if opts.Tenant != "" && len(cfg.Schemas) != 1 {
+		return usagef("--tenant names one tenant: give exactly one --schema with it")
+	}
+	target, err := server(cfg)
+	if err != nil {
+		return err
+	}
+	repository, store, err := a.openRepository(cfg)
+	if err != nil {
+		return err
+	}
+	result, err := backup.Run(ctx, backup.Options{
+		Server: target, Repo: repository,
+		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
+		Type:          manifest.Full,
+		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
+		RetentionDays: cfg.RetentionDays, Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
+		DryRun: opts.DryRun, Version: buildVersion().Version,
+		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
+	})
+	if result != nil {
+		if err := a.showBackup(result, target, store.Location(), opts); err != nil {
+			return err
+		}
+	}
+	var partial *backup.PartialError
+	if errors.As(err, &partial) {
+		return &partialError{err}
+	}
+	return err
+}
+
+// showBackup says what was done, or what would be.
+func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, opts BackupOptions) error {
+	if r.Manifest == nil {
+		return a.showPlanned(r, target, opts)
+	}
+	s := summarize(r, location)
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(s)
+	}
+	if s.Tenants == 0 {
+		a.ui().Printf("The database has no tenants: only core was there to be saved.")
+	}
+	a.ui().Printf("Saved %s: %s, %s.", savedWhat(s), ui.Plural(s.Tables, "table"), ui.Plural(s.Rows, "row"))
+	a.ui().Printf("%s of rows became %s in %s.", ui.Bytes(s.Bytes), ui.Bytes(s.Stored), ui.Duration(r.Elapsed))
+	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
+	_, err := fmt.Fprintln(a.stdout, s.ManifestPath)
+	return err
+}
+
+// backupSummary is the last line of a backup in JSON.
+type backupSummary struct {
+	Kind         string             `json:"kind"`
+	ID           string             `json:"id"`
+	ManifestPath string             `json:"manifest"`
+	Core         bool               `json:"core"`
+	Tenants      int64              `json:"tenants"`
+	Tables       int64              `json:"tables"`
+	Rows         int64              `json:"rows"`
+	Bytes        int64              `json:"bytes"`
+	Stored       int64              `json:"stored"`
+	Seconds      float64            `json:"seconds"`
+	Failures     []manifest.Failure `json:"failures"`
+}
+
+func summarize(r *backup.Result, location string) backupSummary {
+	m := r.Manifest
+	s := backupSummary{
+		Kind: "summary", ID: m.ID, ManifestPath: location + "/manifests/backup_manifest_" + m.ID + ".json",
+		Seconds: r.Elapsed.Seconds(), Failures: m.Failures,
+	}
+	if s.Failures == nil {
+		s.Failures = []manifest.Failure{}
+	}
+	for _, e := range m.Schemas {
+		if e.IsCore() {
+			s.Core = true
+		} else {
+			s.Tenants++
+		}
+		s.Tables += e.Tables
+		s.Rows += e.Rows
+		s.Bytes += e.Bytes
+		s.Stored += e.Size
+	}
+	return s
+}
+
+func savedWhat(s backupSummary) string {
+	switch {
+	case s.Core && s.Tenants == 0:
+		return "core"
+	case s.Core:
+		return "core and " + ui.Plural(s.Tenants, "tenant")
+	default:
+		return ui.Plural(s.Tenants, "tenant")
+	}
+}
+
+func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOptions) error {
+	type planned struct {
+		Schema string `json:"schema"`
+		Owner  string `json:"owner"`
+		Tables int    `json:"tables"`
+		Bytes  int64  `json:"estimated_bytes"`
+	}
+	list := make([]planned, 0, len(r.Planned))
+	table := ui.NewTable(ui.Column{Title: "SCHEMA"}, ui.Column{Title: "OWNER"}, ui.Column{Title: "TABLES", Right: true}, ui.Column{Title: "ABOUT", Right: true})
+	for _, s := range r.Planned {
+		list = append(list, planned{s.Name, s.Owner, s.Tables, s.Bytes})
+		table.Add(s.Name, s.Owner, ui.Count(int64(s.Tables)), ui.Bytes(s.Bytes))
+	}
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSON(list)
+	}
+	a.ui().Printf("Would back up %s of %s:", ui.Plural(int64(len(list)), "schema"), ui.Safe(target.String()))
+	return a.ui().Table(table)
+}

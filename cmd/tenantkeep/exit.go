@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// The exit codes of the process.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitPartial     = 3 // some tenants failed, the rest is safe
+	exitInterrupted = 130
+)
+
+// usageError is a command line or a setting that makes no sense.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+// Hint tells what to do next.
+func (e *usageError) Hint() string { return e.hint }
+
+func usagef(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
+}
+
+// asUsage marks an error as wrong usage, with the hint that it has.
+func asUsage(err error) error {
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return err
+	}
+	return &usageError{err: err}
+}
+
+// partialError is a run that did its work for some tenants and not for others.
+type partialError struct{ err error }
+
+func (e *partialError) Error() string { return e.err.Error() }
+
+func (e *partialError) Unwrap() error { return e.err }
+
+// exit says what went wrong, if anything did, and returns the exit code.
+func (a *app) exit(ctx context.Context, err error) int {
+	code := exitCode(ctx, err)
+	switch {
+	case err == nil:
+	case code == exitInterrupted && errors.Is(err, context.Canceled):
+		a.ui().Error(errors.New("interrupted"))
+	default:
+		a.ui().Error(err)
+	}
+	return code
+}
+
+// exitCode maps the end of a run to the exit code. The context is that of the
+// process: it is cancelled by signals only.
+func exitCode(ctx context.Context, err error) int {
+	var (
+		usage      *usageError
+		setting    *config.Error
+		unattended *ui.UnattendedError
+		partial    *partialError
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
+		return exitUsage
+	case errors.As(err, &partial):
+		return exitPartial
+	default:
+		return exitFailed
+	}
+}

@@ -1,0 +1,400 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// ListOptions are the flags of the command list.
+type ListOptions struct {
+	Format           format
+	Schemas          []string // by name of the schema or the tenant; empty: all
+	Type             string   // empty: full and incremental
+	Limit            int      // 0: no limit
+	IncludeBaselines bool
+}
+
+// AddFlags adds the flags.
+func (o *ListOptions) AddFlags(flags *pflag.FlagSet) {
+	o.Format.addFlag(flags, formatTable, formatJSON, formatCSV)
+	flags.StringArrayVar(&o.Schemas, "schema", nil, "only what backups hold of this schema or tenant `NAME`; repeat it for more")
+	flags.StringVar(&o.Type, "type", "", "only backups of this `TYPE`: full, incremental or baseline")
+	flags.IntVar(&o.Limit, "limit", 0, "only the newest `N`")
+	flags.BoolVar(&o.IncludeBaselines, "include-baselines", false, "baselines too")
+}
+
+// check refuses values that mean nothing.
+func (o *ListOptions) check() error {
+	switch manifest.Type(o.Type) {
+	case "", manifest.Full, manifest.Incremental, manifest.Baseline:
+	default:
+		return usagef("--type: %q is not one of full, incremental and baseline", o.Type)
+	}
+	if o.Limit < 0 {
+		return usagef("--limit: %d is negative", o.Limit)
+	}
+	return nil
+}
+
+func newListCommand(a *app) *cobra.Command {
+	var opts ListOptions
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"list_backups"},
+		Short:   "List the backups of a repository",
+		Long: `List the backups of a repository, the newest first.
+
+A backup is "ok" when all is there that it needs, "partial" when some tenants
+could not be saved, "incomplete" when files are missing or have another size,
+and "broken" when its manifest cannot be read. What is inside the files is for
+"tenantkeep verify" to check.`,
+		Example: `  tenantkeep list
+  tenantkeep list --schema customer_a --limit 10
+  tenantkeep list --format json`,
+		GroupID: groupInspect,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.check(); err != nil {
+				return err
+			}
+			cfg, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			return runList(cmd.Context(), a, cfg, opts)
+		},
+	}
+	opts.AddFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags(), "baseline-dir")
+	return cmd
+}
+
+// The states of a listed backup.
+const (
+	stateOK         = "ok"
+	statePartial    = "partial"
+	stateIncomplete = "incomplete"
+	stateBroken     = "broken"
+)
+
+// listed is one backup of a list. Fields are only ever added.
+type listed struct {
+	ID            string             `json:"id"`
+	Path          string             `json:"path"` // of the manifest in the repository, or of a baseline's file
+	Time          time.Time          `json:"time"` // as well as it is known where the manifest is broken
+	Type          string             `json:"type"`
+	State         string             `json:"state"`
+	Problem       string             `json:"problem,omitempty"` // why it is not ok
+	Tenants       int                `json:"tenants"`           // core is none
+	Core          bool               `json:"core"`
+	Tables        *int64             `json:"tables"` // null where the original system made the backup
+	Rows          *int64             `json:"rows"`
+	BytesStored   int64              `json:"bytes_stored"`
+	BytesText     *int64             `json:"bytes_text"` // as COPY text, uncompressed
+	AgeSeconds    int64              `json:"age_seconds"`
+	RetentionDays int                `json:"retention_days"`
+	Compression   string             `json:"compression,omitempty"`
+	Database      string             `json:"database,omitempty"`
+	Schemas       []backupSchema     `json:"schemas"`
+	Failures      []manifest.Failure `json:"failures"`
+}
+
+// backupSchema is one schema of a listed backup.
+type backupSchema struct {
+	Schema      string `json:"schema"`
+	Tenant      string `json:"tenant"`
+	File        string `json:"file,omitempty"`
+	Rows        *int64 `json:"rows"`
+	BytesStored int64  `json:"bytes_stored"`
+}
+
+// runList lists the backups of the repository.
+func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) error {
+	repository, store, err := a.openRepository(cfg)
+	if err != nil {
+		return err
+	}
+	all, err := repository.List(ctx)
+	if err != nil {
+		return err
+	}
+	sizes, err := fileSizes(ctx, store)
+	if err != nil {
+		return err
+	}
+	var backups []listed
+	for _, s := range all {
+		if b, ok := opts.describe(s, sizes); ok {
+			backups = append(backups, b)
+		}
+	}
+	if opts.wantBaselines() && len(opts.Schemas) == 0 {
+		baselines, err := baselineFiles(cfg.BaselineDir)
+		if err != nil {
+			return err
+		}
+		backups = append(backups, baselines...)
+	}
+	slices.SortStableFunc(backups, func(x, y listed) int { return y.Time.Compare(x.Time) })
+	if opts.Limit > 0 && len(backups) > opts.Limit {
+		backups = backups[:opts.Limit]
+	}
+	now := a.now()
+	for i := range backups {
+		backups[i].AgeSeconds = int64(now.Sub(backups[i].Time).Seconds())
+	}
+	if err := show(a.ui(), opts.Format, backups, now); err != nil {
+		return fmt.Errorf("write list: %w", err)
+	}
+	explain(a.ui(), opts.Format, store.Location(), len(all), backups)
+	return nil
+}
+
+// fileSizes returns the sizes of the data files and media archives by key.
+func fileSizes(ctx context.Context, store storage.Storage) (map[string]int64, error) {
+	sizes := map[string]int64{}
+	for _, prefix := range []string{"data/", "media/"} {
+		err := store.List(ctx, prefix, func(info storage.Info) error {
+			sizes[info.Key] = info.Size
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list files of backups: %w", err)
+		}
+	}
+	return sizes, nil
+}
+
+// wantBaselines reports whether baselines are asked for.
+func (o *ListOptions) wantBaselines() bool {
+	return o.Type == string(manifest.Baseline) || (o.IncludeBaselines && o.Type == "")
+}
+
+// describe returns the row of a manifest, and whether it is asked for. A
+// broken one always is, unless the user looks for something in particular:
+// nobody knows what it would be.
+func (o *ListOptions) describe(s repo.Backup, sizes map[string]int64) (listed, bool) {
+	b := listed{ID: s.ID, Path: s.Key, Time: s.Time().UTC(), State: stateOK, Schemas: []backupSchema{}, Failures: []manifest.Failure{}}
+	m := s.Manifest
+	if s.Err != nil {
+		b.State, b.Problem = stateBroken, s.Err.Error()
+		return b, len(o.Schemas) == 0 && o.Type == ""
+	}
+	b.Type, b.RetentionDays, b.Compression = string(m.BackupType), m.RetentionDays, m.Compression
+	if m.Database != nil {
+		b.Database = m.Database.Name
+	}
+	b.addSchemas(m, o.Schemas, sizes)
+	switch {
+	case o.Type != "" && b.Type != o.Type,
+		b.Type == string(manifest.Baseline) && !o.wantBaselines(),
+		len(o.Schemas) > 0 && len(b.Schemas)+len(b.Failures) == 0:
+		return b, false
+	}
+	return b, true
+}
+
+// addSchemas fills in what the manifest holds of the named schemas, or of all,
+// and whether their files are there.
+func (b *listed) addSchemas(m *manifest.Manifest, names []string, sizes map[string]int64) {
+	wanted := func(schema, tenant string) bool {
+		return len(names) == 0 || slices.Contains(names, schema) || slices.Contains(names, tenant)
+	}
+	var tables, rows, text int64
+	missing := map[string]bool{}
+	for _, s := range m.Schemas {
+		if !wanted(s.Schema, s.Tenant) {
+			continue
+		}
+		own := backupSchema{Schema: s.Schema, Tenant: s.Tenant, BytesStored: s.Size}
+		for _, key := range s.References {
+			if _, found := sizes[key]; !found {
+				missing[key] = true
+			}
+		}
+		if key, err := s.Key(m.Format); s.Filepath != "" && err == nil {
+			own.File = key
+			if size, found := sizes[key]; !found || size != s.Size {
+				missing[key] = true
+			}
+		}
+		if key, err := s.MediaKey(m.Format); s.MediaBackup != "" && err == nil {
+			if _, found := sizes[key]; !found {
+				missing[key] = true
+			}
+		}
+		if m.Format > 0 {
+			own.Rows = &s.Rows
+		}
+		tables, rows, text = tables+s.Tables, rows+s.Rows, text+s.Bytes
+		b.BytesStored += s.Size
+		b.Core = b.Core || s.IsCore()
+		if !s.IsCore() {
+			b.Tenants++
+		}
+		b.Schemas = append(b.Schemas, own)
+	}
+	if m.Format > 0 {
+		b.Tables, b.Rows, b.BytesText = &tables, &rows, &text
+	}
+	for _, f := range m.Failures {
+		if wanted(f.Schema, f.Tenant) {
+			b.Failures = append(b.Failures, f)
+		}
+	}
+	b.judge(missing)
+}
+
+// judge sets the state.
+func (b *listed) judge(missing map[string]bool) {
+	var problems []string
+	if n := len(b.Failures); n > 0 {
+		b.State = statePartial
+		problems = append(problems, ui.Plural(int64(n), "schema")+" could not be saved, the first is "+ui.Safe(b.Failures[0].Schema))
+	}
+	if n := len(missing); n > 0 {
+		b.State = stateIncomplete
+		first := slices.Min(slices.Collect(maps.Keys(missing)))
+		problems = append(problems, ui.Plural(int64(n), "file")+" missing or of another size, the first is "+first)
+	}
+	b.Problem = strings.Join(problems, "; ")
+}
+
+// baselineFiles lists the core baseline in a directory, in any compression.
+func baselineFiles(dir string) ([]listed, error) {
+	var found []listed
+	for _, name := range []string{"baseline.sql", "baseline.sql.gz", "baseline.sql.zst"} {
+		file := filepath.Join(dir, name)
+		info, err := os.Stat(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list baselines: %w", err)
+		}
+		found = append(found, listed{
+			ID: name, Path: filepath.ToSlash(file), Time: info.ModTime().UTC(), Type: string(manifest.Baseline), State: stateOK, Core: true,
+			BytesStored: info.Size(), Schemas: []backupSchema{}, Failures: []manifest.Failure{},
+		})
+	}
+	return found, nil
+}
+
+// show writes the backups in the form that was asked for.
+func show(u *ui.UI, form format, backups []listed, now time.Time) error {
+	switch {
+	case form.is(formatJSON):
+		if backups == nil {
+			backups = []listed{}
+		}
+		return u.JSON(backups)
+	case form.is(formatCSV):
+		return showCSV(u, backups)
+	default:
+		return showTable(u, backups, now)
+	}
+}
+
+func showTable(u *ui.UI, backups []listed, now time.Time) error {
+	table := ui.NewTable(
+		ui.Column{Title: "backup"}, ui.Column{Title: "type"}, ui.Column{Title: "age"},
+		ui.Column{Title: "tenants", Right: true}, ui.Column{Title: "rows", Right: true},
+		ui.Column{Title: "stored", Right: true}, ui.Column{Title: "text", Right: true},
+		ui.Column{Title: "state", Tone: toneOf},
+	)
+	for _, b := range backups {
+		if b.State == stateBroken {
+			table.Add(b.ID, "-", ui.Age(b.Time, now), "-", "-", "-", "-", b.State)
+			continue
+		}
+		table.Add(b.ID, b.Type, ui.Age(b.Time, now), ui.Count(int64(b.Tenants)), known(b.Rows, ui.Count),
+			ui.Bytes(b.BytesStored), known(b.BytesText, ui.Bytes), b.State)
+	}
+	return u.Table(table)
+}
+
+func toneOf(state string) ui.Tone {
+	switch state {
+	case stateOK:
+		return ui.Good
+	case statePartial:
+		return ui.Warning
+	default:
+		return ui.Bad
+	}
+}
+
+// known writes a number, or a dash where it is not known.
+func known(n *int64, write func(int64) string) string {
+	if n == nil {
+		return "-"
+	}
+	return write(*n)
+}
+
+// showCSV writes numbers as they are, and nothing where they are not known.
+func showCSV(u *ui.UI, backups []listed) error {
+	w := csv.NewWriter(u.Stdout())
+	digits := func(n *int64) string {
+		if n == nil {
+			return ""
+		}
+		return strconv.FormatInt(*n, 10)
+	}
+	records := [][]string{{
+		"id", "time", "type", "state", "tenants", "core", "tables", "rows",
+		"bytes_stored", "bytes_text", "age_seconds", "retention_days", "database", "path",
+	}}
+	for _, b := range backups {
+		records = append(records, []string{
+			b.ID, b.Time.Format(time.RFC3339), b.Type, b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
+			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), b.Path,
+		})
+	}
+	return w.WriteAll(records)
+}
+
+// safeCell makes a name safe to be written to a terminal; JSON is the form
+// that keeps every name as it is.
+func safeCell(name string) string {
+	if name == "" {
+		return ""
+	}
+	return ui.Safe(name)
+}
+
+// explain says for people what the list alone does not.
+func explain(u *ui.UI, form format, location string, manifests int, backups []listed) {
+	for _, b := range backups {
+		if b.State != stateOK {
+			u.Warnf("backup %s is %s: %s", ui.Safe(b.ID), b.State, b.Problem)
+		}
+	}
+	switch {
+	case manifests == 0 && len(backups) == 0:
+		u.Printf("No backups yet in %s. The first is made with: tenantkeep backup", ui.Safe(location))
+	case len(backups) == 0:
+		u.Printf("None of the %s in %s is asked for.", ui.Plural(int64(manifests), "backup"), ui.Safe(location))
+	case form.is(formatTable):
+		u.Printf("%s in %s", ui.Plural(int64(len(backups)), "backup"), ui.Safe(location))
+	}
+}

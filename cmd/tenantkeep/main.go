@@ -1,0 +1,23 @@
+// Command tenantkeep backs up and restores PostgreSQL databases that keep one
+// schema per customer. This package wires settings, storages and engines
+// together; each command has a file of its own.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(mainCode()) }
+
+// mainCode runs the program as the shell started it.
+func mainCode() int {
+	// The first signal lets the run clean up. From then on signals have their
+	// usual effect, so that a second one ends the process at once.
+	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer restore()
+	context.AfterFunc(ctx, restore)
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}

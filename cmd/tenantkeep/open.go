@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+	"github.com/tenantkeep/tenantkeep/internal/storage/local"
+)
+
+// openStorage returns the storage that the settings name.
+func openStorage(cfg *config.Config) (storage.Storage, error) {
+	if scheme, _, found := strings.Cut(cfg.Repository, "://"); found {
+		return nil, &usageError{
+			err:  fmt.Errorf("%s: a repository at %s:// cannot be used", name(cfg, "repository"), scheme),
+			hint: "give the path of a directory",
+		}
+	}
+	store, err := local.New(cfg.Repository)
+	if err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	return store, nil
+}
+
+// openRepository returns the repository that the settings name, and the storage
+// that it is in.
+func (a *app) openRepository(cfg *config.Config) (*repo.Repo, storage.Storage, error) {
+	store, err := openStorage(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return repo.Open(store, repo.Options{Now: a.now}), store, nil
+}
+
+// server returns the database that the settings name.
+func server(cfg *config.Config) (*pg.Server, error) {
+	s, err := pg.Parse(cfg.DatabaseURL)
+	if err != nil {
+		return nil, &usageError{err: fmt.Errorf("%s: %w", name(cfg, "database-url"), err), hint: "postgres://user@host:5432/database; the password in PGPASSWORD, PGPASSWORD_FILE or ~/.pgpass"}
+	}
+	return s.WithPassword(cfg.DatabasePassword), nil
+}
+
+// name tells how the user gave a setting, or else what it is called.
+func name(cfg *config.Config, key string) string {
+	if cfg.Given(key) {
+		return cfg.Source(key).String()
+	}
+	return key
+}

@@ -1,0 +1,318 @@
+// Package backup takes backups: every schema of a database at one moment, each
+// into a data file of its own, and the manifest last.
+//
+// A run has one coordinator session, which exports the snapshot that all the
+// others share, and two stages that work at the same time. The definitions
+// come from pg_dump, for groups of schemas that fit the server's lock table.
+// The rows come by COPY from workers, each of which takes one schema after
+// another: it locks its tables under a savepoint, makes sure that nothing
+// changed since the snapshot, copies, and rolls back to the savepoint, which
+// gives the locks back. The segments of big tables are handed to whichever
+// worker has nothing to do.
+//
+// A schema that was changed under the run is taken again, at a newer snapshot.
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+)
+
+// Options say what to back up and how.
+type Options struct {
+	Server         *pg.Server
+	Repo           *repo.Repo
+	Schemas        []string      // only these, by exact name; empty: core and all tenants
+	ExcludeSchemas []string      // not these
+	Tenant         string        // name of the tenant where Schemas names one; empty: as the schema
+	Type           manifest.Type // only Full for now
+	Compression    datafile.Compression
+	RetentionDays  int
+	Jobs           int           // workers; at least 1
+	PgDump         string        // program; empty: looked for
+	LockTimeout    time.Duration // how long to wait for a lock before trying again; 0: 5 s
+	DryRun         bool          // say what would be taken, take nothing
+	Version        string        // of tenantkeep, for the manifest
+	Progress       Progress
+	Log            *slog.Logger
+}
+
+// Progress hears how a run goes. Its methods are called from several
+// goroutines.
+type Progress interface {
+	// Start begins a stage of so many tenants and about so many bytes.
+	Start(stage string, tenants int, bytes int64)
+	Add(bytes, rows int64)
+	TenantDone(tenant string, err error)
+	// Note is something that a person should know now.
+	Note(level slog.Level, tenant, message string)
+	Finish()
+}
+
+// Result is what a run did.
+type Result struct {
+	Manifest *manifest.Manifest // nil for a dry run
+	Planned  []pg.Schema        // what the run was to save
+	Elapsed  time.Duration
+}
+
+// Limits on trying again.
+const (
+	maxRounds    = 5 // snapshots that a schema that keeps changing is tried on
+	lockAttempts = 12
+)
+
+// PartialError is a run that saved some schemas and not others. Its manifest
+// exists and names them.
+type PartialError struct {
+	Failures []manifest.Failure
+	Saved    int
+}
+
+func (e *PartialError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d schemas could not be saved; the others are safe", len(e.Failures), len(e.Failures)+e.Saved)
+	for _, f := range e.Failures {
+		fmt.Fprintf(&b, "\n  %s: %s", f.Tenant, f.Error)
+	}
+	return b.String()
+}
+
+// FailedError is a run of which nothing could be saved.
+type FailedError struct{ Failures []manifest.Failure }
+
+func (e *FailedError) Error() string {
+	var b strings.Builder
+	b.WriteString("nothing could be saved")
+	for _, f := range e.Failures {
+		fmt.Fprintf(&b, "\n  %s: %s", f.Tenant, f.Error)
+	}
+	return b.String()
+}
+
+// NoSchemaError is a schema that was asked for and does not exist.
+type NoSchemaError struct {
+	Database string
+	Names    []string
+	Known    []string // all schemas that could have been asked for
+}
+
+func (e *NoSchemaError) Error() string {
+	return fmt.Sprintf("database %q has no schema %s", e.Database, quoted(e.Names))
+}
+
+// Hint names those that there are.
+func (e *NoSchemaError) Hint() string {
+	known := e.Known
+	if len(known) > 20 {
+		return fmt.Sprintf("names are exact, upper and lower case included; it has %d schemas, among them %s", len(known), quoted(known[:20]))
+	}
+	return "names are exact, upper and lower case included; it has " + quoted(known)
+}
+
+func quoted(names []string) string {
+	q := make([]string, len(names))
+	for i, n := range names {
+		q[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(q, ", ")
+}
+
+// run is one backup in progress.
+type run struct {
+	Options
+	info     *pg.Info
+	program  pgdump.Program
+	out      *repo.BackupWriter
+	encoding string // client_encoding of all sessions and files
+	planned  map[string]bool
+}
+
+// Run takes a backup. It returns a *PartialError where some schemas failed and
+// a manifest was written all the same.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	began := time.Now()
+	if o.Jobs < 1 {
+		o.Jobs = 1
+	}
+	if o.LockTimeout == 0 {
+		o.LockTimeout = 5 * time.Second
+	}
+	r := &run{Options: o, planned: map[string]bool{}}
+	conn, err := o.Server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(conn)
+	if err := pg.Lock(ctx, conn, "backup"); err != nil {
+		return nil, err
+	}
+	if r.info, err = pg.ReadInfo(ctx, conn); err != nil {
+		return nil, err
+	}
+	r.encoding = pg.ClientEncoding(conn)
+	if r.program, err = pgdump.Find(ctx, o.PgDump, r.info.ServerVersionNum); err != nil {
+		return nil, err
+	}
+	if w := r.program.Warning(r.info.ServerVersionNum); w != "" {
+		r.Progress.Note(slog.LevelWarn, "", w)
+	}
+
+	first, err := r.newRound(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer first.close()
+	if err := first.choose(); err != nil {
+		return nil, err
+	}
+	result := &Result{Planned: first.planned()}
+	for _, s := range result.Planned {
+		r.planned[s.Name] = true
+	}
+	if o.DryRun {
+		result.Elapsed = time.Since(began)
+		return result, nil
+	}
+
+	var busy *repo.LockedError
+	removed, err := o.Repo.RemoveRemains(ctx)
+	switch {
+	case errors.As(err, &busy): // others are at work: what they have begun is no remains
+	case err != nil:
+		return nil, fmt.Errorf("remove the remains of an interrupted run: %w", err)
+	case len(removed) > 0:
+		o.Log.InfoContext(ctx, "Removed the remains of an interrupted run", "files", len(removed))
+	}
+	if r.out, err = o.Repo.NewBackup(ctx, o.Type); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := r.out.Abort(ctx); err != nil { // does nothing after Finish
+			o.Log.ErrorContext(ctx, "Removing the files of this run did not work; the next run removes them", "error", err)
+		}
+	}()
+
+	var total int64
+	for _, s := range result.Planned {
+		total += s.Bytes
+	}
+	o.Progress.Start("backup", len(result.Planned), total)
+	defer o.Progress.Finish()
+
+	m := r.manifest(first.snapshot)
+	if err := r.rounds(ctx, first, m); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(m.Schemas, func(a, b manifest.Schema) int {
+		if a.IsCore() != b.IsCore() {
+			if a.IsCore() {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.Schema, b.Schema)
+	})
+	slices.SortFunc(m.Failures, func(a, b manifest.Failure) int { return strings.Compare(a.Schema, b.Schema) })
+	if len(m.Schemas) == 0 {
+		return nil, &FailedError{Failures: m.Failures}
+	}
+	m.Finished = time.Now().UTC()
+	if err := r.out.Finish(ctx, m); err != nil {
+		return nil, err
+	}
+	o.Progress.Finish()
+	result.Manifest, result.Elapsed = m, time.Since(began)
+	if len(m.Failures) > 0 {
+		return result, &PartialError{Failures: m.Failures, Saved: len(m.Schemas)}
+	}
+	return result, nil
+}
+
+// rounds takes all that the first round chose, and what changed under it again
+// at newer snapshots.
+func (r *run) rounds(ctx context.Context, round *round, m *manifest.Manifest) error {
+	for n := 1; ; n++ {
+		again, err := round.take(ctx, m)
+		if err != nil {
+			return err
+		}
+		round.close()
+		if len(again) == 0 {
+			return nil
+		}
+		if n == maxRounds {
+			for _, t := range again {
+				r.fail(m, t, fmt.Errorf("its definitions were changed again and again while it was copied: %w", t.err))
+			}
+			return nil
+		}
+		for _, t := range again {
+			r.Progress.Note(slog.LevelWarn, t.tenant, fmt.Sprintf("changed while it was copied (%v): taken again at a newer moment", t.err))
+		}
+		if round, err = r.newRound(ctx); err != nil {
+			return err
+		}
+		defer round.close()
+		for _, gone := range round.restrict(again) {
+			if slices.Contains(r.Schemas, gone.Name) {
+				r.fail(m, gone, errors.New("it was dropped while the backup ran"))
+				continue
+			}
+			r.Progress.Note(slog.LevelWarn, gone.tenant, "dropped while the backup ran: not in this backup")
+			r.Progress.TenantDone(gone.tenant, nil)
+		}
+		round.later = true
+	}
+}
+
+func (r *run) fail(m *manifest.Manifest, t *tenant, err error) {
+	m.Failures = append(m.Failures, manifest.Failure{Schema: t.Name, Tenant: t.tenant, Error: err.Error()})
+	r.Progress.TenantDone(t.tenant, err)
+}
+
+func (r *run) manifest(s *pg.Snapshot) *manifest.Manifest {
+	return &manifest.Manifest{
+		Timestamp:     manifest.NewTime(r.out.Started()),
+		BackupType:    r.Type,
+		RetentionDays: r.RetentionDays,
+		Compressed:    r.Compression.Algorithm != datafile.None,
+		Compression:   r.Compression.String(),
+		Schemas:       []manifest.Schema{},
+		Format:        manifest.Format,
+		ID:            r.out.ID(),
+		Tool:          &manifest.Tool{Name: "tenantkeep", Version: r.Version, PgDump: r.program.Version},
+		Database: &manifest.Database{
+			Name: r.info.Name, ServerVersion: r.info.ServerVersion, ServerVersionNum: r.info.ServerVersionNum,
+			Encoding: r.info.Encoding, Collate: r.info.Collate, Ctype: r.info.Ctype, SystemIdentifier: r.info.SystemIdentifier,
+		},
+		Snapshot: moment(s),
+	}
+}
+
+func moment(s *pg.Snapshot) *manifest.Snapshot {
+	return &manifest.Snapshot{Time: s.Time, LSN: s.LSN, XID: s.XIDs}
+}
+
+// tenantName is the tenant's name of a schema.
+func (r *run) tenantName(schema string) string {
+	switch {
+	case r.Tenant != "":
+		return r.Tenant
+	case schema == manifest.CoreSchema:
+		return manifest.CoreTenant
+	default:
+		return schema
+	}
+}

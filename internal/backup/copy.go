@@ -1,0 +1,655 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/rowsum"
+)
+
+// segmentBlocks is the range of heap blocks that is a segment: the unit that
+// workers share, and the unit of incrementals.
+const segmentBlocks = 2048
+
+// batchTables is how many small tables are copied in one message.
+const batchTables = 128
+
+// source is a table, or a part of it, as COPY reads it.
+type source struct {
+	schema, name string
+	columns      []string
+	condition    string
+	root         bool // partitioned: read and loaded through the topmost table
+	first, end   int64
+	segmented    bool
+}
+
+// from is the COPY statement that reads the rows.
+func (s source) from() string {
+	table := pg.Identifier(s.schema, s.name)
+	list := identifiers(s.columns)
+	only := "ONLY "
+	if s.root {
+		only = ""
+	}
+	switch {
+	case s.segmented && s.end > 0:
+		return fmt.Sprintf("COPY (SELECT %s FROM ONLY %s WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)') TO STDOUT", list, table, s.first, s.end)
+	case s.segmented:
+		return fmt.Sprintf("COPY (SELECT %s FROM ONLY %s WHERE ctid >= '(%d,0)') TO STDOUT", list, table, s.first)
+	case s.condition != "":
+		return fmt.Sprintf("COPY (SELECT %s FROM %s%s %s) TO STDOUT", list, only, table, s.condition)
+	case s.root || len(s.columns) == 0:
+		return fmt.Sprintf("COPY (SELECT %s FROM %s%s) TO STDOUT", list, only, table)
+	default:
+		return fmt.Sprintf("COPY %s (%s) TO STDOUT", table, list)
+	}
+}
+
+// into is the COPY statement that a script begins the rows with.
+func (s source) into() string {
+	list := ""
+	if len(s.columns) > 0 {
+		list = " (" + identifiers(s.columns) + ")"
+	}
+	return "COPY " + pg.Identifier(s.schema, s.name) + list + " FROM stdin;\n"
+}
+
+func identifiers(names []string) string {
+	q := make([]string, len(names))
+	for i, n := range names {
+		q[i] = pg.Identifier(n)
+	}
+	return strings.Join(q, ", ")
+}
+
+// sink puts rows into frames of one data file.
+type sink struct {
+	file *datafile.Writer
+	enc  *datafile.Encoder
+	add  func(bytes, rows int64)
+
+	open    bool              // a frame is begun
+	pending []*manifest.Piece // pieces in it
+
+	into  string // of the table that is being written
+	piece *manifest.Piece
+	chunk []byte
+	sum   rowsum.Sum
+	hash  hash.Hash
+	parts []*manifest.Piece
+}
+
+const endOfRows = "\\.\n\n"
+
+// begin starts the rows of a table or segment.
+func (k *sink) begin(into string) {
+	k.into, k.piece, k.parts, k.sum = into, nil, nil, rowsum.Sum{}
+	if k.hash == nil {
+		k.hash = sha256.New()
+	}
+	k.hash.Reset()
+}
+
+func (k *sink) row(row []byte) error {
+	if len(row) == 0 || row[len(row)-1] != '\n' {
+		return errors.New("the server sent a row without its end")
+	}
+	if k.piece == nil {
+		if !k.open {
+			k.enc.Begin(datafile.DataFrame)
+			k.open = true
+		}
+		if _, err := k.enc.Write([]byte(k.into)); err != nil {
+			return err
+		}
+		k.piece = &manifest.Piece{Offset: k.enc.Size()}
+		k.parts = append(k.parts, k.piece)
+		k.pending = append(k.pending, k.piece)
+	}
+	k.sum.Add(row)
+	k.piece.Rows++
+	k.piece.Bytes += int64(len(row))
+	k.chunk = append(k.chunk, row...)
+	if len(k.chunk) < 32<<10 {
+		return nil
+	}
+	if err := k.flushChunk(); err != nil {
+		return err
+	}
+	if k.enc.Size() < datafile.FrameTarget {
+		return nil
+	}
+	if err := k.endPiece(); err != nil {
+		return err
+	}
+	return k.endFrame()
+}
+
+func (k *sink) flushChunk() error {
+	k.hash.Write(k.chunk)
+	_, err := k.enc.Write(k.chunk)
+	k.chunk = k.chunk[:0]
+	if cap(k.chunk) > 1<<20 { // after an enormous row
+		k.chunk = nil
+	}
+	return err
+}
+
+func (k *sink) endPiece() error {
+	if k.piece == nil {
+		return nil
+	}
+	k.add(k.piece.Bytes, k.piece.Rows)
+	k.piece = nil
+	if err := k.flushChunk(); err != nil {
+		return err
+	}
+	_, err := k.enc.Write([]byte(endOfRows))
+	return err
+}
+
+// end finishes the rows that begin started.
+func (k *sink) end() (manifest.Segment, rowsum.Sum, error) {
+	if err := k.endPiece(); err != nil {
+		return manifest.Segment{}, k.sum, err
+	}
+	g := manifest.Segment{Rows: k.sum.Rows, Bytes: k.sum.Bytes, Hash: hex.EncodeToString(k.hash.Sum(nil))}
+	if k.open && k.enc.Size() >= datafile.FrameTarget {
+		if err := k.endFrame(); err != nil {
+			return g, k.sum, err
+		}
+	}
+	return g, k.sum, nil
+}
+
+func (k *sink) endFrame() error {
+	if !k.open {
+		return nil
+	}
+	k.open = false
+	n, err := k.file.Append(k.enc)
+	if err != nil {
+		return &storageError{err}
+	}
+	for _, p := range k.pending {
+		p.Frame = n
+	}
+	k.pending = k.pending[:0]
+	return nil
+}
+
+// copied is a table that is being written, with its segments by number.
+type copied struct {
+	source
+	segments []manifest.Segment
+	parts    [][]*manifest.Piece
+	sums     []rowsum.Sum
+}
+
+func newCopied(s source, segments int) *copied {
+	return &copied{
+		source: s, segments: make([]manifest.Segment, segments),
+		parts: make([][]*manifest.Piece, segments), sums: make([]rowsum.Sum, segments),
+	}
+}
+
+// table is the entry of the index, once all frames are written.
+func (c *copied) table(schema string) manifest.Table {
+	t := manifest.Table{Name: c.name, Columns: c.columns, Condition: c.condition}
+	if c.schema != schema {
+		t.Schema = c.schema
+	}
+	var all rowsum.Sum
+	for i, g := range c.segments {
+		for _, p := range c.parts[i] {
+			g.Pieces = append(g.Pieces, *p)
+		}
+		all.Merge(c.sums[i])
+		if g.Rows > 0 || len(c.segments) > 1 {
+			t.Segments = append(t.Segments, g)
+		}
+	}
+	t.Rows, t.Bytes, t.Checksum = all.Rows, all.Bytes, all.Checksum()
+	return t
+}
+
+// segment is a part of a big table, for whichever worker is free.
+type segment struct {
+	table *copied
+	n     int
+	file  *datafile.Writer
+	done  chan<- error
+}
+
+// worker copies rows on a session of its own.
+type worker struct {
+	*round
+	conn     *pgx.Conn // in a transaction on the snapshot
+	enc      *datafile.Encoder
+	segments chan *segment
+}
+
+func (w *worker) close() { pg.Close(w.conn) }
+
+// work takes tenants, and segments of others' tenants, until there are no
+// more. finish is called for each tenant; its errors end the run.
+func (w *worker) work(ctx context.Context, tenants <-chan *tenant, segments <-chan *segment, finish func(*tenant, *manifest.Schema, error) error) error {
+	var err error
+	if w.enc, err = datafile.NewEncoder(w.Compression); err != nil {
+		return err
+	}
+	for {
+		select {
+		case t, ok := <-tenants:
+			if !ok {
+				tenants = nil
+				continue
+			}
+			s, err := w.tenant(ctx, t)
+			if err := finish(t, s, err); err != nil {
+				return err
+			}
+		case s, ok := <-segments:
+			if !ok {
+				return nil
+			}
+			s.done <- w.helpWith(ctx, s)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// session makes sure that there is a session on the snapshot.
+func (w *worker) session(ctx context.Context) error {
+	if w.conn != nil && !w.conn.IsClosed() {
+		return nil
+	}
+	conn, err := w.Server.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.snapshot.Import(ctx, conn); err != nil {
+		pg.Close(conn)
+		return fmt.Errorf("the snapshot of this backup is gone: %w", err)
+	}
+	w.conn = conn
+	return nil
+}
+
+const (
+	savepoint = "SAVEPOINT tenantkeep"
+	giveBack  = "ROLLBACK TO SAVEPOINT tenantkeep; RELEASE SAVEPOINT tenantkeep"
+)
+
+// release gives all locks back. A session for which that does not work is
+// given up; the server gives them back then.
+func (w *worker) release(ctx context.Context) {
+	if w.conn == nil || w.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
+		pg.Close(w.conn)
+	}
+}
+
+// tenant copies one tenant into its file. A session that is lost on the way is
+// replaced, once, as long as the snapshot lives.
+func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error) {
+	for attempt := 1; ; attempt++ {
+		if err := w.session(ctx); err != nil {
+			return nil, err
+		}
+		s, err := w.attempt(ctx, t)
+		if err == nil || !pg.Lost(err) || ctx.Err() != nil || attempt == 3 {
+			return s, err
+		}
+		var storage *storageError
+		if errors.As(err, &storage) {
+			return nil, err
+		}
+		w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("the session was lost (%v): trying again", err))
+	}
+}
+
+func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, err error) {
+	defer w.release(ctx)
+	if err := w.lock(ctx, t); err != nil {
+		return nil, err
+	}
+	if err := w.unchanged(ctx, t); err != nil {
+		return nil, err
+	}
+	data, err := w.out.CreateData(ctx, t.Name, t.tenant, w.Type, w.Compression.Ext())
+	if err != nil {
+		return nil, &storageError{err}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, data.Abort())
+		}
+	}()
+	index, err := w.write(ctx, t, datafile.NewWriter(data, w.Compression))
+	if err != nil {
+		return nil, err
+	}
+	stored, err := data.Commit()
+	if err != nil {
+		return nil, &storageError{err}
+	}
+	s := &manifest.Schema{
+		Schema: t.Name, Tenant: t.tenant, Filename: stored.Key[strings.LastIndexByte(stored.Key, '/')+1:], Filepath: stored.Key,
+		Size: stored.Size, Hash: stored.Hash, Timestamp: w.out.ID(), Type: w.Type, Tables: int64(len(index.Tables)),
+	}
+	for _, table := range index.Tables {
+		s.Rows += table.Rows
+		s.Bytes += table.Bytes
+	}
+	if w.later {
+		s.Snapshot = moment(w.snapshot)
+	}
+	return s, nil
+}
+
+// lock locks all that is copied, for as little time as possible each try: who
+// waits behind a lock request of ours waits with us.
+func (w *worker) lock(ctx context.Context, t *tenant) error {
+	var tables []string
+	for _, rel := range t.relations {
+		if rel.Kind == "r" || rel.Kind == "p" {
+			tables = append(tables, "ONLY "+pg.Identifier(rel.Schema, rel.Name))
+		}
+	}
+	for _, c := range t.config {
+		if c.Kind == "r" {
+			tables = append(tables, "ONLY "+pg.Identifier(c.Schema, c.Name))
+		}
+	}
+	sql := savepoint
+	if len(tables) > 0 {
+		sql += fmt.Sprintf("; SET LOCAL lock_timeout = %d; LOCK TABLE %s IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
+			w.LockTimeout.Milliseconds(), strings.Join(tables, ", "))
+	}
+	for attempt := 1; ; attempt++ {
+		_, err := w.conn.PgConn().Exec(ctx, sql).ReadAll()
+		switch {
+		case err == nil:
+			return nil
+		case pg.Missing(err):
+			return &changedError{err.Error()}
+		case pg.Code(err) == pg.LockNotAvailable && attempt < lockAttempts:
+			if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
+				return err
+			}
+			w.Progress.Note(slogWarn, t.tenant, "another session holds a lock on one of its tables: trying again")
+		case pg.Code(err) == pg.LockNotAvailable:
+			return fmt.Errorf("another session has held a lock on one of its tables for more than %s (a running ALTER TABLE, TRUNCATE or VACUUM FULL?)",
+				time.Duration(lockAttempts)*w.LockTimeout)
+		case pg.Code(err) == pg.OutOfMemory:
+			return fmt.Errorf("its %d tables do not fit the server's lock table: raise max_locks_per_transaction: %w", len(tables), err)
+		default:
+			return fmt.Errorf("lock tables: %w", err)
+		}
+	}
+}
+
+// unchanged makes sure, under the locks, that the newest state of the tables is
+// the one that the snapshot shows. A TRUNCATE, or an ALTER TABLE that rewrites
+// the table, is not seen through a snapshot: it would read as empty.
+func (w *worker) unchanged(ctx context.Context, t *tenant) error {
+	w.mu.Lock()
+	now, err := pg.ReadRelations(ctx, w.fresh, t.oids)
+	w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	before := map[uint32]pg.Relation{}
+	for _, rel := range t.relations {
+		before[rel.OID] = rel
+	}
+	for _, rel := range now {
+		was, ok := before[rel.OID]
+		delete(before, rel.OID)
+		switch {
+		case !ok:
+			return &changedError{fmt.Sprintf("%s was created", rel.Name)}
+		case was == rel:
+		case was.Columns != rel.Columns || was.Name != rel.Name || was.Schema != rel.Schema:
+			return &changedError{fmt.Sprintf("%s was altered", rel.Name)}
+		case was.Filenode != rel.Filenode && (rel.Kind == "S" || rel.Kind == "m"):
+			// Neither the value of a sequence nor the rows of a materialized
+			// view are read through the snapshot.
+		default:
+			return &changedError{fmt.Sprintf("%s was truncated or rewritten", rel.Name)}
+		}
+	}
+	for _, rel := range before {
+		return &changedError{fmt.Sprintf("%s was dropped", rel.Name)}
+	}
+	return nil
+}
+
+// write writes the whole file.
+func (w *worker) write(ctx context.Context, t *tenant, file *datafile.Writer) (*datafile.Index, error) {
+	if err := w.writeHeader(t, file); err != nil {
+		return nil, err
+	}
+	if err := w.writeStatements(t, file, datafile.PreDataFrame, t.script.pre); err != nil {
+		return nil, err
+	}
+	tables, sequences, err := w.rows(ctx, t, file)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range tables {
+		file.AddTable(c.table(t.Name))
+	}
+	if t.core {
+		if err := w.largeObjects(ctx, file); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.writeStatements(t, file, datafile.SequenceFrame, sequences); err != nil {
+		return nil, err
+	}
+	if err := w.writeStatements(t, file, datafile.PostDataFrame, t.script.post); err != nil {
+		return nil, err
+	}
+	index, err := file.Close(datafile.Header{
+		Backup: w.out.ID(), Type: w.Type, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
+		Encoding: w.encoding, Retention: w.RetentionDays, Requires: t.script.requires,
+		Database: *w.manifest(w.snapshot).Database, Snapshot: *moment(w.snapshot), Tool: *w.manifest(w.snapshot).Tool,
+	})
+	if err != nil {
+		return nil, &storageError{err}
+	}
+	return index, nil
+}
+
+// rows copies all tables of a tenant and reads its sequences.
+func (w *worker) rows(ctx context.Context, t *tenant, file *datafile.Writer) ([]*copied, []statement, error) {
+	small, big, err := w.plan(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	sink := &sink{file: file, enc: w.enc, add: w.Progress.Add}
+	for part := range batches(small, batchTables) {
+		if err := w.copyBatch(ctx, sink, part); err != nil {
+			return nil, nil, err
+		}
+	}
+	sequences, err := w.sequences(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := sink.endFrame(); err != nil {
+		return nil, nil, err
+	}
+	for _, c := range big {
+		if err := w.copySegments(ctx, sink, c); err != nil {
+			return nil, nil, fmt.Errorf("copy %s: %w", pg.Identifier(c.schema, c.name), err)
+		}
+	}
+	return append(small, big...), sequences, nil
+}
+
+// plan says what is copied and how: small tables whole, big ones in segments.
+func (w *worker) plan(ctx context.Context, t *tenant) (small, big []*copied, err error) {
+	var oids []uint32
+	for _, rel := range t.relations {
+		if rel.Kind == "r" {
+			oids = append(oids, rel.OID)
+		}
+	}
+	blocks, err := pg.Blocks(ctx, w.conn, oids)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, rel := range t.relations {
+		root, inTree := w.roots[rel.OID]
+		detail := t.details[rel.OID]
+		s := source{schema: rel.Schema, name: rel.Name, columns: detail.Copied}
+		switch {
+		case inTree && root == rel.OID:
+			s.root = true
+			small = append(small, newCopied(s, 1))
+		case rel.Kind != "r" || inTree:
+		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > segmentBlocks && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
+			s.segmented = true
+			big = append(big, newCopied(s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks)))
+		default:
+			small = append(small, newCopied(s, 1))
+		}
+	}
+	for _, c := range t.config {
+		if c.Kind == "r" {
+			small = append(small, newCopied(source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1))
+		}
+	}
+	return small, big, nil
+}
+
+// copyBatch copies small tables, one message for all of them.
+func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied) error {
+	statements := make([]string, len(tables))
+	for i, c := range tables {
+		statements[i] = c.from()
+	}
+	at := -1
+	batch := pg.Batch{
+		SQL: strings.Join(statements, ";"),
+		CopyRow: func(n int, row []byte) error {
+			if n != at {
+				at = n
+				sink.begin(tables[n].into())
+			}
+			return sink.row(row)
+		},
+		CopyDone: func(n int) error {
+			if n != at {
+				at = n
+				sink.begin("")
+			}
+			return sink.finish(tables[n], 0)
+		},
+	}
+	if err := batch.Run(ctx, w.conn); err != nil {
+		if at+1 < len(tables) && pg.Code(err) != "" {
+			return fmt.Errorf("copy %s: %w", pg.Identifier(tables[at+1].schema, tables[at+1].name), err)
+		}
+		return fmt.Errorf("copy rows: %w", err)
+	}
+	return nil
+}
+
+// finish notes the end of the rows of a segment of a table.
+func (k *sink) finish(c *copied, n int) error {
+	parts := k.parts
+	g, sum, err := k.end()
+	if err != nil {
+		return err
+	}
+	if c.segmented {
+		g.FirstBlock = int64(n) * segmentBlocks
+		if n < len(c.segments)-1 {
+			g.EndBlock = g.FirstBlock + segmentBlocks
+		}
+	}
+	c.segments[n], c.parts[n], c.sums[n] = g, parts, sum
+	return nil
+}
+
+// copySegments copies a big table, with the help of workers that have nothing
+// else to do. The locks of this worker keep its definition as it is for all.
+func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied) error {
+	done := make(chan error, len(c.segments))
+	helped := 0
+	var failure error
+	for n := range c.segments {
+		select {
+		case w.segments <- &segment{table: c, n: n, file: sink.file, done: done}:
+			helped++
+			continue
+		default:
+		}
+		if failure = w.copySegment(ctx, sink, c, n, ""); failure != nil {
+			break
+		}
+	}
+	for range helped {
+		select {
+		case err := <-done:
+			failure = errors.Join(failure, err)
+		case <-ctx.Done():
+			return errors.Join(failure, context.Cause(ctx))
+		}
+	}
+	return failure
+}
+
+func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, locks string) error {
+	s := c.source
+	s.first = int64(n) * segmentBlocks
+	if n < len(c.segments)-1 {
+		s.end = s.first + segmentBlocks
+	}
+	sink.begin(c.into())
+	batch := pg.Batch{SQL: s.from(), CopyRow: func(_ int, row []byte) error { return sink.row(row) }}
+	if locks != "" {
+		batch.SQL = savepoint + ";" + batch.SQL + ";" + giveBack
+	}
+	if err := batch.Run(ctx, w.conn); err != nil {
+		return err
+	}
+	if err := sink.finish(c, n); err != nil {
+		return err
+	}
+	return sink.endFrame()
+}
+
+// helpWith copies a segment of another worker's tenant.
+func (w *worker) helpWith(ctx context.Context, s *segment) error {
+	if err := w.session(ctx); err != nil {
+		return err
+	}
+	sink := &sink{file: s.file, enc: w.enc, add: w.Progress.Add}
+	err := w.copySegment(ctx, sink, s.table, s.n, savepoint)
+	if err != nil {
+		w.release(ctx)
+	}
+	return err
+}

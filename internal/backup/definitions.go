@@ -1,0 +1,436 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+)
+
+// script is the definitions of one schema, without rows.
+type script struct {
+	pre, post []pgdump.Statement
+	requires  datafile.Requires
+}
+
+// maxGroup bounds how many schemas one run of pg_dump gets, and with it what
+// waits in memory for the workers.
+const maxGroup = 400
+
+// definitions gets the definitions of the tenants and hands each tenant to
+// next, in groups that leave the server's lock table room for others.
+func (d *round) definitions(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
+	dumps := min(d.Jobs, 2)
+	budget, err := d.lockBudget(ctx, dumps)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(dumps)
+	for _, group := range groups(tenants, budget) {
+		g.Go(func() error { return d.group(ctx, group, results, next) })
+	}
+	return g.Wait()
+}
+
+// lockBudget is how many relations one of so many concurrent runs of pg_dump
+// may lock. Three quarters of what the server promises are used at most: it
+// has about half as much again in reserve, and others need some too.
+func (d *round) lockBudget(ctx context.Context, dumps int) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var used int
+	err := d.fresh.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath`).Scan(&used)
+	if err != nil {
+		return 0, fmt.Errorf("count locks: %w", err)
+	}
+	return max((d.info.LockSlots*3/4-used)/dumps, 100), nil
+}
+
+// groups cuts the tenants into runs of pg_dump. Core has one of its own.
+func groups(tenants []*tenant, budget int) [][]*tenant {
+	var all [][]*tenant
+	var group []*tenant
+	locks := 0
+	flush := func() {
+		if len(group) > 0 {
+			all = append(all, group)
+		}
+		group, locks = nil, 0
+	}
+	for _, t := range tenants {
+		if t.core {
+			all = append(all, []*tenant{t})
+			continue
+		}
+		if locks+t.Locks > budget || len(group) == maxGroup {
+			flush()
+		}
+		group = append(group, t)
+		locks += t.Locks
+	}
+	flush()
+	return all
+}
+
+// group takes the definitions of a group and hands its tenants on. Where the
+// whole group cannot be had, it is cut in halves until the one that is to
+// blame is alone.
+func (d *round) group(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) error {
+	err := d.inventory(ctx, group)
+	if err != nil {
+		return err
+	}
+	readable := group[:0:0]
+	for _, t := range group {
+		if err := d.readable(t); err != nil {
+			results.fail(t, err)
+			continue
+		}
+		readable = append(readable, t)
+	}
+	return d.dump(ctx, readable, results, next)
+}
+
+func (d *round) dump(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) error {
+	if len(group) == 0 {
+		return nil
+	}
+	archive, err := pgdump.Run(ctx, d.dumpOptions(group))
+	var failure *pgdump.Error
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil:
+	case !errors.As(err, &failure):
+		return err
+	case failure.Reason == pgdump.NotConnected || failure.Reason == pgdump.ConnectionLost || failure.Reason == pgdump.SnapshotGone:
+		return fmt.Errorf("read definitions: %w", err)
+	case len(group) > 1:
+		half := len(group) / 2
+		if err := d.dump(ctx, group[:half], results, next); err != nil {
+			return err
+		}
+		return d.dump(ctx, group[half:], results, next)
+	case failure.Reason == pgdump.Vanished:
+		return results.add(group[0], nil, &changedError{failure.Error()})
+	default:
+		results.fail(group[0], fmt.Errorf("read definitions: %w", err))
+		return nil
+	}
+	for _, w := range archive.Warnings {
+		d.Progress.Note(slogWarn, "", w)
+	}
+	changed, err := d.changes(ctx)
+	if err != nil {
+		return err
+	}
+	bySchema, _ := archive.Split()
+	for _, t := range group {
+		if table, ok := changed[t.OID]; ok || t.core && anyChanged(changed, t) {
+			if table == "" {
+				table = "catalogs"
+			}
+			if err := results.add(t, nil, &changedError{fmt.Sprintf("its definitions changed (%s)", table)}); err != nil {
+				return err
+			}
+			continue
+		}
+		statements := bySchema[t.Name]
+		if t.core {
+			statements = archive.Statements()
+		}
+		if err := d.addScript(t, statements); err != nil {
+			results.fail(t, err)
+			continue
+		}
+		if err := next(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// anyChanged reports whether something that belongs to core changed: in one
+// of its schemas, or outside of all schemas.
+func anyChanged(changed map[uint32]string, core *tenant) bool {
+	if _, ok := changed[pg.NoSchema]; ok {
+		return true
+	}
+	return slices.ContainsFunc(core.oids, func(oid uint32) bool { _, ok := changed[oid]; return ok })
+}
+
+func (d *round) changes(ctx context.Context) (map[uint32]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return pg.ChangedDefinitions(ctx, d.tx, d.fresh, d.snapshot)
+}
+
+func (d *round) dumpOptions(group []*tenant) pgdump.Options {
+	o := pgdump.Options{
+		Program: d.program.Path, Env: d.Server.Env(), Snapshot: d.snapshot.ID,
+		Encoding: d.encoding, LockWait: d.LockTimeout,
+	}
+	if group[0].core {
+		o.LargeObjects = true
+		for _, s := range d.schemas {
+			if !slices.Contains(group[0].oids, s.OID) {
+				o.ExcludeSchemas = append(o.ExcludeSchemas, s.Name)
+			}
+		}
+		return o
+	}
+	for _, t := range group {
+		o.Schemas = append(o.Schemas, t.Name)
+		o.Extensions = append(o.Extensions, t.Extensions...)
+	}
+	return o
+}
+
+// inventory reads the tables of a group under the snapshot.
+func (d *round) inventory(ctx context.Context, group []*tenant) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	byName := map[string]*tenant{}
+	byOID := map[uint32]*tenant{}
+	var schemas []uint32
+	for _, t := range group {
+		byName[t.Name] = t
+		for _, oid := range t.oids {
+			byOID[oid] = t
+		}
+		schemas = append(schemas, t.oids...)
+		t.relations, t.details, t.config, t.members, t.matviews = nil, map[uint32]pg.Details{}, nil, nil, nil
+	}
+	relations, err := pg.ReadRelations(ctx, d.tx, schemas)
+	if err != nil {
+		return err
+	}
+	var oids []uint32
+	for _, rel := range relations {
+		t := byName[rel.Schema]
+		if t == nil { // one of core's schemas that hold extensions
+			t = group[0]
+		}
+		t.relations = append(t.relations, rel)
+		oids = append(oids, rel.OID)
+	}
+	for _, c := range d.config {
+		if t := d.configOwner(group, c); t != nil {
+			t.config = append(t.config, c)
+			oids = append(oids, c.OID)
+		}
+	}
+	details, err := pg.ReadDetails(ctx, d.tx, oids)
+	if err != nil {
+		return err
+	}
+	for _, t := range group {
+		for _, rel := range t.relations {
+			t.details[rel.OID] = details[rel.OID]
+		}
+		for _, c := range t.config {
+			t.details[c.OID] = details[c.OID]
+		}
+	}
+	if !group[0].core { // a dump of the whole database has core's
+		members, err := pg.ReadMembership(ctx, d.tx, schemas, d.info.ServerVersionNum)
+		if err != nil {
+			return err
+		}
+		for oid, statements := range members {
+			byOID[oid].members = statements
+		}
+	}
+	for _, v := range d.matviews {
+		if t := byOID[d.viewSchema[v.OID]]; t != nil {
+			t.matviews = append(t.matviews, v)
+		}
+	}
+	return nil
+}
+
+// configOwner is the tenant of the group whose file gets the rows of an
+// extension's configuration table: the one that creates the extension.
+func (d *round) configOwner(group []*tenant, c pg.ConfigTable) *tenant {
+	for _, t := range group {
+		if t.Name == c.ExtensionSchema {
+			return t
+		}
+	}
+	core := group[0]
+	if !core.core || slices.ContainsFunc(d.tenantSchemas(), func(s string) bool { return s == c.ExtensionSchema }) {
+		return nil
+	}
+	return core
+}
+
+// tenantSchemas are the schemas of the database that are not core's.
+func (d *round) tenantSchemas() []string {
+	var names []string
+	for _, s := range d.schemas {
+		if s.Name != "public" && !s.OnlyExtensions {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// readable reports what the role may not read of a tenant, or what it would
+// read without seeing all of it.
+func (d *round) readable(t *tenant) error {
+	var denied, filtered []string
+	grant := "TABLE"
+	for _, rel := range t.relations {
+		detail, ok := t.details[rel.OID]
+		if !ok || rel.Kind == "v" || rel.Kind == "f" || rel.Kind == "m" {
+			continue
+		}
+		switch {
+		case !detail.Readable:
+			if rel.Kind == "S" && len(denied) == 0 {
+				grant = "SEQUENCE"
+			}
+			denied = append(denied, pg.Identifier(rel.Schema, rel.Name))
+		case detail.Filtered:
+			filtered = append(filtered, pg.Identifier(rel.Schema, rel.Name))
+		}
+	}
+	user := pg.Identifier(d.info.User)
+	switch {
+	case len(denied) > 0:
+		return fmt.Errorf("role %s may not read %s: GRANT SELECT ON %s %s TO %s, or GRANT pg_read_all_data TO %s",
+			user, some(denied), grant, denied[0], user, user)
+	case len(filtered) > 0:
+		return fmt.Errorf("row-level security would hide rows of %s from role %s: ALTER ROLE %s BYPASSRLS, or back up as the owner or a superuser",
+			some(filtered), user, user)
+	}
+	return nil
+}
+
+// some names the first few of a list.
+func some(names []string) string {
+	if len(names) <= 3 {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
+}
+
+// addScript arranges a tenant's statements for its file, with what pg_dump
+// does not give in a dump of definitions alone.
+func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
+	s := script{}
+	roles := map[string]bool{}
+	tablespaces := map[string]bool{}
+	created := map[string]bool{}
+	for _, st := range statements {
+		if t.core && d.elsewhere(st) {
+			continue
+		}
+		if st.Section == pgdump.PreData {
+			s.pre = append(s.pre, st)
+		} else {
+			s.post = append(s.post, st)
+		}
+		if st.Role != "" {
+			roles[st.Role] = true
+		}
+		if st.Tablespace != "" {
+			tablespaces[st.Tablespace] = true
+		}
+		if st.Kind == "EXTENSION" {
+			created[st.Tag] = true
+		}
+	}
+	s.pre = d.withCasts(t, s.pre)
+	var added []pgdump.Statement
+	for _, m := range t.members {
+		added = append(added, pgdump.Statement{Section: pgdump.PostData, Schema: t.Name, Kind: "PUBLICATION TABLE", Tag: t.Name, SQL: m})
+	}
+	for _, v := range t.matviews {
+		added = append(added, pgdump.Statement{
+			Section: pgdump.PostData, Schema: v.Schema, Kind: "REFRESH", Tag: v.Name, Table: v.Name,
+			SQL: "REFRESH MATERIALIZED VIEW " + pg.Identifier(v.Schema, v.Name) + ";\n",
+		})
+	}
+	// Event triggers come last of all: they would fire at what is before them.
+	at := slices.IndexFunc(s.post, func(st pgdump.Statement) bool { return st.Kind == "EVENT TRIGGER" })
+	if at < 0 {
+		at = len(s.post)
+	}
+	s.post = slices.Insert(s.post, at, added...)
+
+	uses := map[string]bool{}
+	oids := t.oids
+	if t.core {
+		oids = append(slices.Clone(oids), pg.NoSchema)
+	}
+	for _, oid := range oids {
+		if n := d.needs[oid]; n != nil {
+			for _, role := range n.Roles {
+				roles[role] = true
+			}
+			for _, x := range n.Extensions {
+				uses[x] = true
+			}
+		}
+	}
+	for _, x := range d.extensions {
+		if uses[x.Name] || created[x.Name] {
+			s.requires.Extensions = append(s.requires.Extensions, datafile.Extension{Name: x.Name, Version: x.Version, Schema: x.Schema, Created: created[x.Name]})
+		}
+	}
+	s.requires.Roles = slices.Sorted(maps.Keys(roles))
+	s.requires.Tablespaces = slices.Sorted(maps.Keys(tablespaces))
+	if !t.core && !slices.ContainsFunc(s.pre, func(st pgdump.Statement) bool { return st.Kind == "SCHEMA" && st.Tag == t.Name }) {
+		return errors.New("pg_dump gave no definition of the schema itself")
+	}
+	t.script = s
+	return nil
+}
+
+// elsewhere reports whether a statement that pg_dump counts among the
+// database's own belongs into the file of a tenant: extensions in a tenant's
+// schema and casts of its types, which are dropped with the schema and must
+// come back with it.
+func (d *round) elsewhere(st pgdump.Statement) bool {
+	tenants := d.tenantSchemas()
+	for _, x := range d.extensions {
+		if (st.Kind == "EXTENSION" && st.Tag == x.Name || st.Kind == "COMMENT" && st.Tag == "EXTENSION "+x.Name) && slices.Contains(tenants, x.Schema) {
+			return true
+		}
+	}
+	if st.Kind != "CAST" && (st.Kind != "COMMENT" || !strings.HasPrefix(st.Tag, "CAST ")) {
+		return false
+	}
+	return slices.ContainsFunc(d.casts, func(c pg.Cast) bool {
+		return c.Tag == st.Tag && slices.ContainsFunc(d.schemas, func(s pg.Schema) bool { return s.OID == c.Schema && slices.Contains(tenants, s.Name) })
+	})
+}
+
+// withCasts adds the casts of a tenant's types where they can be made: after
+// the functions and types that come before the first view.
+func (d *round) withCasts(t *tenant, pre []pgdump.Statement) []pgdump.Statement {
+	if t.core {
+		return pre
+	}
+	var casts []pgdump.Statement
+	for _, c := range d.casts {
+		if c.Schema == t.OID {
+			casts = append(casts, pgdump.Statement{Section: pgdump.PreData, Schema: t.Name, Kind: "CAST", Tag: c.Tag, SQL: c.SQL})
+		}
+	}
+	at := slices.IndexFunc(pre, func(st pgdump.Statement) bool { return st.Kind == "VIEW" || st.Kind == "MATERIALIZED VIEW" })
+	if at < 0 {
+		at = len(pre)
+	}
+	return slices.Insert(pre, at, casts...)
+}

@@ -1,0 +1,181 @@
+package backup
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+)
+
+const slogWarn = slog.LevelWarn
+
+type statement = pgdump.Statement
+
+// Kinds of statements that pg_dump's table of contents does not have.
+const (
+	kindSequenceSet     = "SEQUENCE SET"
+	kindLargeObjectData = "LARGE OBJECT DATA"
+)
+
+// writeHeader writes the frame that begins a file: what it is, and the settings
+// under which the rest is to be read.
+func (w *worker) writeHeader(t *tenant, file *datafile.Writer) error {
+	w.enc.Begin(datafile.HeaderFrame)
+	_, err := fmt.Fprintf(w.enc, "-- tenantkeep: schema %q of database %q, as of %s\n-- A script for psql -v ON_ERROR_STOP=1; its last lines are an index.\n\n%s\n",
+		t.Name, w.info.Name, w.snapshot.Time.Format("2006-01-02 15:04:05 UTC"), pgdump.Header(w.encoding))
+	if err != nil {
+		return err
+	}
+	return w.append(file)
+}
+
+func (w *worker) append(file *datafile.Writer) error {
+	if _, err := file.Append(w.enc); err != nil {
+		return &storageError{err}
+	}
+	return nil
+}
+
+// writeStatements writes statements as frames of a kind, and into the index.
+func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile.FrameKind, statements []statement) error {
+	for len(statements) > 0 {
+		w.enc.Begin(kind)
+		var entries []datafile.Statement
+		for len(statements) > 0 && w.enc.Size() < datafile.FrameTarget {
+			st := statements[0]
+			statements = statements[1:]
+			entry := datafile.Statement{Offset: w.enc.Size(), Length: int64(len(st.SQL)), Kind: st.Kind, Tag: st.Tag, Table: st.Table, Role: st.Role}
+			if st.Schema != t.Name {
+				entry.Schema = st.Schema
+			}
+			entries = append(entries, entry)
+			if _, err := w.enc.Write([]byte(st.SQL + "\n")); err != nil {
+				return err
+			}
+		}
+		n, err := file.Append(w.enc)
+		if err != nil {
+			return &storageError{err}
+		}
+		for i := range entries {
+			entries[i].Frame = n
+		}
+		file.AddStatements(entries...)
+	}
+	return nil
+}
+
+// sequences reads where the sequences stand. They know no snapshot: a value
+// may be later than the rows, never earlier.
+func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) {
+	type sequence struct{ schema, name string }
+	var all []sequence
+	for _, rel := range t.relations {
+		if rel.Kind == "S" {
+			all = append(all, sequence{rel.Schema, rel.Name})
+		}
+	}
+	for _, c := range t.config {
+		if c.Kind == "S" {
+			all = append(all, sequence{c.Schema, c.Name})
+		}
+	}
+	var statements []statement
+	for part := range batches(all, batchTables) {
+		selects := make([]string, len(part))
+		for i, s := range part {
+			selects[i] = "SELECT last_value, is_called FROM " + pg.Identifier(s.schema, s.name)
+		}
+		batch := pg.Batch{
+			SQL: strings.Join(selects, ";"),
+			Row: func(n int, values [][]byte) error {
+				s := part[n]
+				statements = append(statements, statement{
+					Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
+					SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), values[0], string(values[1]) == "t"),
+				})
+				return nil
+			},
+		}
+		if err := batch.Run(ctx, w.conn); err != nil {
+			return nil, fmt.Errorf("read sequences: %w", err)
+		}
+	}
+	return statements, nil
+}
+
+// Sizes of the pieces in which large objects are read and written, in bytes.
+const (
+	largeObjectBatch = 64
+	largeObjectPiece = 256 << 10
+)
+
+// largeObjects writes the contents of the database's large objects.
+func (w *worker) largeObjects(ctx context.Context, file *datafile.Writer) error {
+	rows, err := w.conn.Query(ctx, `SELECT oid FROM pg_catalog.pg_largeobject_metadata ORDER BY oid`)
+	if err != nil {
+		return fmt.Errorf("list large objects: %w", err)
+	}
+	var oids []uint32
+	for rows.Next() {
+		var oid uint32
+		if err := rows.Scan(&oid); err != nil {
+			return fmt.Errorf("list large objects: %w", err)
+		}
+		oids = append(oids, oid)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("list large objects: %w", err)
+	}
+	var pending []statement
+	size := 0
+	flush := func() error {
+		err := w.writeStatements(&tenant{}, file, datafile.LargeObjects, pending)
+		pending, size = nil, 0
+		return err
+	}
+	for part := range batches(oids, largeObjectBatch) {
+		for offset, left := int64(0), part; len(left) > 0; offset += largeObjectPiece {
+			rows, err := w.conn.Query(ctx, `SELECT oid, pg_catalog.lo_get(oid, $2, $3) FROM unnest($1::oid[]) oid`, left, offset, largeObjectPiece)
+			if err != nil {
+				return fmt.Errorf("read large objects: %w", err)
+			}
+			var more []uint32
+			for rows.Next() {
+				var oid uint32
+				var piece []byte
+				if err := rows.Scan(&oid, &piece); err != nil {
+					return fmt.Errorf("read large objects: %w", err)
+				}
+				if len(piece) == largeObjectPiece {
+					more = append(more, oid)
+				}
+				if len(piece) > 0 {
+					sql := fmt.Sprintf("SELECT pg_catalog.lo_put(%d, %d, '\\x%s');\n", oid, offset, hex.EncodeToString(piece))
+					pending = append(pending, statement{Kind: kindLargeObjectData, Tag: fmt.Sprint(oid), SQL: sql})
+					size += len(sql)
+				}
+			}
+			if err := rows.Err(); err != nil {
+				return fmt.Errorf("read large objects: %w", err)
+			}
+			if size >= datafile.FrameTarget {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			left = more
+		}
+	}
+	return flush()
+}
+
+// batches cuts a list into pieces of at most n.
+func batches[T any](list []T, n int) iter.Seq[[]T] { return slices.Chunk(list, n) }

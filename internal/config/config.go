@@ -1,0 +1,125 @@
+// Package config turns flags, the environment and tenantkeep.yaml into one
+// Config, once, before anything runs.
+//
+// A setting is one thing that a user can decide. A flag wins over the
+// environment, the environment over the file, the file over the default; what
+// is empty or only white space counts as not given. All settings are defined
+// in the table in settings.go, and a Config remembers where each value came
+// from.
+package config
+
+import (
+	"log/slog"
+	"strconv"
+	"time"
+)
+
+// Config is what the user decided, complete and valid. Paths are relative to
+// the working directory.
+type Config struct {
+	// DatabaseURL is a URL or a keyword=value string without, or with, a
+	// password; empty means the libpq variables and service files. It is a
+	// secret: RedactURL makes it fit for people.
+	DatabaseURL string
+	// DatabasePassword is the password to use where DatabaseURL has none;
+	// empty means none was given here, and ~/.pgpass may have one.
+	DatabasePassword string
+
+	Repository  string // directory of the backups
+	BaselineDir string // directory of the templates
+	LogDir      string // directory of the log files
+
+	Jobs          int // workers, at least one
+	Compression   Compression
+	RetentionDays int // how long a backup made now is to be kept; 0: no limit in days
+
+	Schemas        []string // the only schemas to take, by exact name; empty: all
+	ExcludeSchemas []string // schemas to leave out, by exact name
+	BackupType     string   // of one run: full, incremental or baseline
+	ScheduleType   string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	PgDump         string   // program, a name on PATH or a path; empty: the newest that is found
+	LockTimeout    time.Duration
+
+	LogLevel slog.Level // of the log files, and of stderr where it was given
+
+	// Warnings are sentences for the user about settings that work but are
+	// not as they should be.
+	Warnings []string
+
+	values map[string]value
+}
+
+// Source says where the value of a setting came from.
+type Source struct {
+	Kind SourceKind
+	Name string // the flag, variable or key, as the user wrote it
+	File string // path of the settings file, where Kind is FromFile
+	Line int    // in that file
+}
+
+// SourceKind is one of the four places of settings.
+type SourceKind int
+
+// The places of settings, the weakest first.
+const (
+	FromDefault SourceKind = iota
+	FromFile
+	FromEnv
+	FromFlag
+)
+
+// String names the source as it begins a message: "--jobs", "BACKUP_JOBS",
+// "tenantkeep.yaml:3: jobs".
+func (s Source) String() string {
+	switch s.Kind {
+	case FromFile:
+		return s.File + ":" + strconv.Itoa(s.Line) + ": " + s.Name
+	case FromEnv, FromFlag:
+		return s.Name
+	default:
+		return "default"
+	}
+}
+
+// value is what was found for a setting.
+type value struct {
+	texts  []string
+	source Source
+}
+
+// Source returns where the setting with that key came from.
+func (c *Config) Source(key string) Source { return c.values[key].source }
+
+// Given reports whether the user gave the setting at all.
+func (c *Config) Given(key string) bool { return c.values[key].source.Kind != FromDefault }
+
+// Value returns a setting as text, for people: secrets are masked.
+func (c *Config) Value(key string) string {
+	for _, s := range settings() {
+		if s.Key == key {
+			return s.show(c.values[key].texts)
+		}
+	}
+	return ""
+}
+
+// Error is a setting that cannot be used.
+type Error struct {
+	Source Source
+	Err    error
+	Advice string // what to do next; may be empty
+}
+
+// Error names the setting the way the user gave it.
+func (e *Error) Error() string {
+	if e.Source.Kind == FromDefault {
+		return e.Err.Error()
+	}
+	return e.Source.String() + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint returns what to do next, or nothing.
+func (e *Error) Hint() string { return e.Advice }

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Setting describes one setting: its names and what it means. The table of
+// all of them is the only place to add one.
+type Setting struct {
+	Key     string   // in the file
+	Flag    string   // without dashes; empty: cannot be given as a flag
+	Env     string   // variable; a secret also has Env + "_FILE" and Key + "-file"
+	Default string   // as text; empty: the zero value
+	Help    string   // one line for --help, lower case
+	Kind    string   // name of the value in --help: PATH, N, …
+	List    bool     // takes several values
+	Secret  bool     // not shown, and readable from a file of its own
+	Toggles []Toggle // other ways to give it
+
+	// apply checks the texts and writes the value into a Config.
+	apply func(c *Config, texts []string) error
+	// checkFlag refuses what may not stand on a command line.
+	checkFlag func(text string) error
+}
+
+// Toggle is a yes-or-no way to give a setting, such as --compress.
+type Toggle struct {
+	Flag, Env, Help string
+	On, Off         string // the setting's value for true and for false
+}
+
+// Settings returns the definitions of all settings, in the order of the help.
+func Settings() []Setting { return settings() }
+
+func settings() []Setting {
+	return []Setting{
+		{
+			Key: "database-url", Flag: "database-url", Env: "DATABASE_URL", Kind: "URL", Secret: true,
+			Help:      "database to connect to, without a password; else libpq's variables and service files",
+			apply:     one(parseDatabaseURL, func(c *Config, v string) { c.DatabaseURL = v }),
+			checkFlag: refusePassword,
+		},
+		{
+			Key: "database-password", Env: "PGPASSWORD", Secret: true,
+			Help:  "password of the database role",
+			apply: one(asIs, func(c *Config, v string) { c.DatabasePassword = v }),
+		},
+		{
+			Key: "repository", Flag: "repository", Env: "BACKUP_REPOSITORY", Default: "./backups", Kind: "PATH",
+			Help:  "directory of the backups",
+			apply: one(asIs, func(c *Config, v string) { c.Repository = v }),
+		},
+		{
+			Key: "baseline-dir", Flag: "baseline-dir", Env: "BASELINE_DIR", Default: "./baselineData", Kind: "PATH",
+			Help:  "directory of the baselines",
+			apply: one(asIs, func(c *Config, v string) { c.BaselineDir = v }),
+		},
+		{
+			Key: "log-dir", Flag: "log-dir", Env: "BACKUP_LOG_DIR", Default: "./logs/backup", Kind: "PATH",
+			Help:  "directory of the log files",
+			apply: one(asIs, func(c *Config, v string) { c.LogDir = v }),
+		},
+		{
+			Key: "log-level", Flag: "log-level", Env: "BACKUP_LOG_LEVEL", Default: "INFO", Kind: "LEVEL",
+			Help:  "what to log: DEBUG, INFO, WARN or ERROR",
+			apply: one(parseLogLevel, func(c *Config, v slog.Level) { c.LogLevel = v }),
+		},
+		{
+			Key: "jobs", Flag: "jobs", Env: "BACKUP_JOBS", Default: strconv.Itoa(runtime.GOMAXPROCS(0)), Kind: "N",
+			Help:  "how many workers, each with a connection",
+			apply: one(wholeNumber(1, 256), func(c *Config, v int) { c.Jobs = v }),
+		},
+		{
+			Key: "compression", Flag: "compression", Env: "BACKUP_COMPRESSION", Default: "zstd", Kind: "METHOD",
+			Help:  "zstd, gzip or none, with a level after a colon (zstd:9)",
+			apply: one(parseCompression, func(c *Config, v Compression) { c.Compression = v }),
+			Toggles: []Toggle{{
+				Flag: "compress", Env: "BACKUP_COMPRESS", On: "gzip", Off: "none",
+				Help: "compress with gzip; the same as --compression gzip",
+			}},
+		},
+		{
+			Key: "retention-days", Flag: "retention-days", Env: "BACKUP_RETENTION_DAYS", Default: "30", Kind: "DAYS",
+			Help:  "how long to keep the backup; 0 is without limit",
+			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.RetentionDays = v }),
+		},
+		{
+			Key: "schema", Flag: "schema", Env: "BACKUP_TENANT_SCHEMA", Kind: "NAME", List: true,
+			Help:  "only this schema; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.Schemas = v }),
+		},
+		{
+			Key: "exclude-schema", Flag: "exclude-schema", Env: "BACKUP_EXCLUDE_SCHEMA", Kind: "NAME", List: true,
+			Help:  "leave this schema out; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.ExcludeSchemas = v }),
+		},
+		{
+			Key: "backup-type", Flag: "backup-type", Env: "BACKUP_TYPE", Default: "full", Kind: "TYPE",
+			Help:  "full, incremental or baseline",
+			apply: one(oneOf("full", "incremental", "baseline"), func(c *Config, v string) { c.BackupType = v }),
+		},
+		{
+			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
+			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
+			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
+		},
+		{
+			Key: "pg-dump", Flag: "pg-dump", Env: "TENANTKEEP_PG_DUMP", Kind: "PROGRAM",
+			Help:  "pg_dump program to read definitions with",
+			apply: one(asIs, func(c *Config, v string) { c.PgDump = v }),
+		},
+		{
+			Key: "lock-timeout", Flag: "lock-timeout", Env: "BACKUP_LOCK_TIMEOUT", Default: "5s", Kind: "DURATION",
+			Help:  "how long to wait for a lock before giving it up and trying again",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.LockTimeout = v }),
+		},
+	}
+}
+
+// show returns the texts of a setting for people.
+func (s Setting) show(texts []string) string {
+	text := strings.Join(texts, ", ")
+	switch {
+	case !s.Secret || text == "":
+		return text
+	case s.Key == "database-url":
+		return RedactURL(text)
+	default:
+		return masked
+	}
+}

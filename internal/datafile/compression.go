@@ -1,0 +1,150 @@
+package datafile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Algorithm is how the frames of a file are compressed.
+type Algorithm string
+
+// The algorithms. A file has one for all of its frames.
+const (
+	Zstd Algorithm = "zstd"
+	Gzip Algorithm = "gzip"
+	None Algorithm = "none"
+)
+
+// Compression is an algorithm and its level. Level 0 is the default of the
+// algorithm: as zstd -1 and gzip -6 would do.
+type Compression struct {
+	Algorithm Algorithm
+	Level     int
+}
+
+// maxLevel is the highest level that the ordinary tool of an algorithm takes
+// without further options.
+var maxLevel = map[Algorithm]int{Zstd: 19, Gzip: 9}
+
+// ParseCompression reads "zstd", "gzip" or "none", with ":" and a level after
+// one of the first two.
+func ParseCompression(s string) (Compression, error) {
+	name, level, hasLevel := strings.Cut(s, ":")
+	c := Compression{Algorithm: Algorithm(name)}
+	switch c.Algorithm {
+	case Zstd, Gzip, None:
+	default:
+		return c, fmt.Errorf("compression %q is not known: use zstd, gzip or none, with a level as in zstd:9", s)
+	}
+	if !hasLevel {
+		return c, nil
+	}
+	n, err := strconv.Atoi(level)
+	if err != nil || n < 1 || n > maxLevel[c.Algorithm] {
+		if c.Algorithm == None {
+			return c, errors.New("compression none has no levels")
+		}
+		return c, fmt.Errorf("compression %s takes a level from 1 to %d, not %q", name, maxLevel[c.Algorithm], level)
+	}
+	c.Level = n
+	return c, nil
+}
+
+// String is the form that ParseCompression reads.
+func (c Compression) String() string {
+	if c.Level == 0 {
+		return string(c.Algorithm)
+	}
+	return fmt.Sprintf("%s:%d", c.Algorithm, c.Level)
+}
+
+// Ext is the file name extension of a data file, "sql" included.
+func (c Compression) Ext() string {
+	switch c.Algorithm {
+	case Zstd:
+		return ".sql.zst"
+	case Gzip:
+		return ".sql.gz"
+	default:
+		return ".sql"
+	}
+}
+
+// frameCompressor compresses one frame after another.
+type frameCompressor interface {
+	io.Writer
+	Reset(w io.Writer)
+	Close() error // ends the frame
+}
+
+func newFrameCompressor(c Compression) (frameCompressor, error) {
+	switch c.Algorithm {
+	case Zstd:
+		level := zstd.SpeedFastest
+		if c.Level > 0 {
+			level = zstd.EncoderLevelFromZstd(c.Level)
+		}
+		// One goroutine for each encoder: the workers are the parallelism,
+		// and a frame is compressed while its rows arrive.
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+	case Gzip:
+		level := c.Level
+		if level == 0 {
+			level = 6
+		}
+		return gzip.NewWriterLevel(nil, level)
+	case None:
+		return &plainFrame{}, nil
+	default:
+		return nil, fmt.Errorf("compression %q is not known", c.Algorithm)
+	}
+}
+
+type plainFrame struct{ w io.Writer }
+
+func (p *plainFrame) Write(b []byte) (int, error) { return p.w.Write(b) }
+func (p *plainFrame) Reset(w io.Writer)           { p.w = w }
+func (p *plainFrame) Close() error                { return nil }
+
+var (
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	gzipMagic = []byte{0x1f, 0x8b}
+)
+
+// Detect tells from the first bytes of a file how it is compressed.
+func Detect(head []byte) Algorithm {
+	switch {
+	case bytes.HasPrefix(head, zstdMagic):
+		return Zstd
+	case bytes.HasPrefix(head, gzipMagic):
+		return Gzip
+	default:
+		return None
+	}
+}
+
+// decompressor opens one frame for reading. maxWindow bounds the memory that a
+// hostile frame can ask for.
+const maxWindow = 128 << 20
+
+func decompressor(a Algorithm, r io.Reader) (io.ReadCloser, error) {
+	switch a {
+	case Zstd:
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	case Gzip:
+		return gzip.NewReader(r)
+	default:
+		return io.NopCloser(r), nil
+	}
+}

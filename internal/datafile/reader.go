@@ -1,0 +1,106 @@
+package datafile
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// File is a data file opened for reading. Frames may be read from several
+// goroutines at once.
+type File struct {
+	r         io.ReaderAt
+	algorithm Algorithm
+	Index     *Index
+}
+
+// Open reads the index of a data file of size bytes. It does not read the
+// frames; what it cannot read is an error that says why.
+func Open(r io.ReaderAt, size int64) (*File, error) {
+	head := make([]byte, 4)
+	if n, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	} else if n < len(head) {
+		return nil, errNoTrailer
+	}
+	a := Detect(head)
+	offset, length, err := readTrailer(r, size, a)
+	if err != nil {
+		return nil, err
+	}
+	d, err := decompressor(a, io.NewSectionReader(r, offset, length))
+	if err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	defer d.Close() //nolint:errcheck // nothing was written
+	x, err := decodeIndex(d)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.validate(offset); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	return &File{r: r, algorithm: a, Index: x}, nil
+}
+
+// OpenFrame opens a frame for reading from its first byte. The frame's length
+// is checked as it is read: one that is longer or shorter than the index says
+// ends in an error instead of io.EOF.
+func (f *File) OpenFrame(i int) (io.ReadCloser, error) {
+	if i < 0 || i >= len(f.Index.Frames) {
+		return nil, fmt.Errorf("frame %d does not exist", i)
+	}
+	fr := f.Index.Frames[i]
+	d, err := decompressor(f.algorithm, io.NewSectionReader(f.r, fr.Offset, fr.Length))
+	if err != nil {
+		return nil, fmt.Errorf("frame %d: %w", i, err)
+	}
+	return &frameReader{ReadCloser: d, frame: i, left: fr.Size}, nil
+}
+
+// frameReader reports damage as errors that name the frame.
+type frameReader struct {
+	io.ReadCloser
+	frame int
+	left  int64
+}
+
+func (r *frameReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.left -= int64(n)
+	switch {
+	case r.left < 0:
+		return n, fmt.Errorf("frame %d is longer than the index says", r.frame)
+	case errors.Is(err, io.EOF) && r.left > 0:
+		return n, fmt.Errorf("frame %d ends %d bytes early: %w", r.frame, r.left, io.ErrUnexpectedEOF)
+	case err != nil && !errors.Is(err, io.EOF):
+		return n, fmt.Errorf("frame %d: %w", r.frame, err)
+	}
+	return n, err
+}
+
+// ReadFrame decompresses a whole frame into memory, appending to buf[:0], and
+// checks it against its hash where it has one.
+func (f *File) ReadFrame(i int, buf []byte) ([]byte, error) {
+	r, err := f.OpenFrame(i)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close() //nolint:errcheck // nothing was written
+	b := bytes.NewBuffer(buf[:0])
+	// The size is the index's word and may lie; what is allocated ahead is
+	// bounded, the rest grows with what really comes.
+	b.Grow(int(min(f.Index.Frames[i].Size+bytes.MinRead, 16<<20)))
+	if _, err := b.ReadFrom(r); err != nil {
+		return nil, err
+	}
+	if want := f.Index.Frames[i].Hash; want != "" {
+		if got := sha256.Sum256(b.Bytes()); hex.EncodeToString(got[:]) != want {
+			return nil, fmt.Errorf("frame %d (%s) does not have the contents that the index says", i, f.Index.Frames[i].Kind)
+		}
+	}
+	return b.Bytes(), nil
+}

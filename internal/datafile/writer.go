@@ -1,0 +1,194 @@
+// Package datafile writes and reads data files: one schema's SQL in
+// independently compressed frames, with an index in its last ones.
+//
+// Decompressed with the ordinary tool, a data file is one script for psql.
+// With its index, frames can be read alone, in parallel and in any order. The
+// format is described in docs/format.md.
+package datafile
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+)
+
+// FrameTarget is the size, in bytes of SQL, at which a frame of rows is closed
+// and another begun. It bounds memory, and it is the unit in which a restore
+// reads.
+const FrameTarget = 4 << 20
+
+// Encoder builds one frame at a time in memory. Each worker has its own.
+type Encoder struct {
+	comp   frameCompressor
+	out    bytes.Buffer
+	buf    []byte // gathers short writes: a compressor call costs more than a row
+	size   int64
+	hash   hash.Hash
+	hashed bool
+	kind   FrameKind
+}
+
+// NewEncoder makes an encoder for files of that compression.
+func NewEncoder(c Compression) (*Encoder, error) {
+	comp, err := newFrameCompressor(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Encoder{comp: comp, buf: make([]byte, 0, 64<<10), hash: sha256.New()}, nil
+}
+
+// Begin starts a frame, forgetting one that was not appended.
+func (e *Encoder) Begin(kind FrameKind) {
+	e.out.Reset()
+	if e.out.Cap() > 4*FrameTarget { // one enormous row shall not stay in memory for good
+		e.out = bytes.Buffer{}
+	}
+	e.comp.Reset(&e.out)
+	e.buf = e.buf[:0]
+	e.size = 0
+	e.kind = kind
+	e.hashed = kind != DataFrame
+	e.hash.Reset()
+}
+
+// Size is the number of bytes written since Begin.
+func (e *Encoder) Size() int64 { return e.size }
+
+// Write adds to the frame.
+func (e *Encoder) Write(p []byte) (int, error) {
+	e.size += int64(len(p))
+	if len(e.buf)+len(p) > cap(e.buf) {
+		if err := e.flush(); err != nil {
+			return 0, err
+		}
+		if len(p) >= cap(e.buf) {
+			return len(p), e.compress(p)
+		}
+	}
+	e.buf = append(e.buf, p...)
+	return len(p), nil
+}
+
+func (e *Encoder) flush() error {
+	if len(e.buf) == 0 {
+		return nil
+	}
+	err := e.compress(e.buf)
+	e.buf = e.buf[:0]
+	return err
+}
+
+func (e *Encoder) compress(p []byte) error {
+	if e.hashed {
+		e.hash.Write(p)
+	}
+	_, err := e.comp.Write(p)
+	return err
+}
+
+func (e *Encoder) finish() error {
+	if err := e.flush(); err != nil {
+		return err
+	}
+	return e.comp.Close()
+}
+
+// Writer appends frames to one data file. Its methods may be called from
+// several goroutines; frames stand in the order in which they were appended.
+type Writer struct {
+	compression Compression
+
+	mu    sync.Mutex
+	w     io.Writer
+	at    int64
+	index Index
+	err   error // of the first write that failed: nothing may follow it
+}
+
+// NewWriter begins a data file.
+func NewWriter(w io.Writer, c Compression) *Writer {
+	return &Writer{w: w, compression: c}
+}
+
+// Append ends the encoder's frame and writes it to the file. It returns the
+// number of the frame.
+func (w *Writer) Append(e *Encoder) (int, error) {
+	if err := e.finish(); err != nil {
+		return 0, fmt.Errorf("compress: %w", err)
+	}
+	f := Frame{Kind: e.kind, Size: e.size}
+	if e.hashed {
+		f.Hash = hex.EncodeToString(e.hash.Sum(nil))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.append(f, e.out.Bytes())
+}
+
+func (w *Writer) append(f Frame, b []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	if _, w.err = w.w.Write(b); w.err != nil {
+		return 0, w.err
+	}
+	f.Offset, f.Length = w.at, int64(len(b))
+	w.at += f.Length
+	w.index.Frames = append(w.index.Frames, f)
+	return len(w.index.Frames) - 1, nil
+}
+
+// AddStatements records statements for the index.
+func (w *Writer) AddStatements(s ...Statement) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.index.Statements = append(w.index.Statements, s...)
+}
+
+// AddTable records a table for the index.
+func (w *Writer) AddTable(t manifest.Table) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.index.Tables = append(w.index.Tables, t)
+}
+
+// Close writes the index and the trailer and returns the index. It leaves the
+// underlying writer open.
+func (w *Writer) Close(h Header) (*Index, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h.Format = IndexFormat
+	h.Compression = w.compression.String()
+	w.index.Header = h
+	// The index must be readable with what it says: better no backup than
+	// one that cannot be restored.
+	if err := w.index.validate(w.at); err != nil {
+		return nil, fmt.Errorf("write index: %w", err)
+	}
+	e, err := NewEncoder(w.compression)
+	if err != nil {
+		return nil, err
+	}
+	e.Begin(indexFrame)
+	if err := w.index.encode(e); err != nil {
+		return nil, err
+	}
+	if err := e.finish(); err != nil {
+		return nil, err
+	}
+	x := w.index
+	offset, length := w.at, int64(e.out.Len())
+	if _, err := w.append(Frame{Kind: indexFrame}, e.out.Bytes()); err != nil {
+		return nil, err
+	}
+	if _, err := w.append(Frame{Kind: endOfFileFrame}, trailerFrame(w.compression.Algorithm, offset, length)); err != nil {
+		return nil, err
+	}
+	return &x, nil
+}

@@ -1,0 +1,103 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// MaxSize is how many bytes of JSON Decode reads at most. A manifest takes
+// about half a kilobyte for each schema.
+const MaxSize = 256 << 20
+
+// FormatError says that a manifest was written by a newer tenantkeep.
+type FormatError struct {
+	Format int // what the manifest says of itself
+}
+
+// Error names both formats.
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("manifest format %d is newer than this version of tenantkeep reads (%d)", e.Format, Format)
+}
+
+// Decode reads one manifest, of this system or the original one, and validates
+// it. Fields that it does not know are ignored, since fields are only ever
+// added; a newer format is a *FormatError.
+func Decode(r io.Reader) (*Manifest, error) {
+	b, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("manifest is larger than %d MiB", MaxSize>>20)
+	}
+	b = bytes.TrimLeft(b, " \t\r\n")
+	switch {
+	case len(b) == 0:
+		return nil, errors.New("manifest is empty")
+	case b[0] != '{':
+		return nil, errors.New("manifest is not a JSON object")
+	}
+
+	// The number comes first: the fields of a newer format may have other types.
+	var probe struct {
+		Format int `json:"format"`
+	}
+	if err := unmarshal(b, &probe); err != nil {
+		return nil, err
+	}
+	if probe.Format > Format {
+		return nil, &FormatError{Format: probe.Format}
+	}
+	m := new(Manifest)
+	if err := unmarshal(b, m); err != nil {
+		return nil, err
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// unmarshal is json.Unmarshal with errors that say what is wrong with the file
+// and where.
+func unmarshal(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		if syntax.Error() == "unexpected end of JSON input" {
+			return fmt.Errorf("manifest is cut short after %d bytes: %w", len(b), err)
+		}
+		return fmt.Errorf("manifest is not JSON at byte %d: %w", syntax.Offset, err)
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("manifest has a %s where %q should be a %s", wrong.Value, wrong.Field, wrong.Type)
+	}
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
+	}
+	return nil
+}
+
+// Encode validates the manifest and writes it as indented JSON with a line
+// feed at its end.
+func (m *Manifest) Encode(w io.Writer) error {
+	if err := m.Validate(); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(m); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	if b.Len() > MaxSize {
+		return fmt.Errorf("manifest of %d schemas is larger than %d MiB", len(m.Schemas), MaxSize>>20)
+	}
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("write manifest: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+// Package manifest is the vocabulary of a backup: what a run saved, of which
+// schemas, where the bytes are, and what they must look like when they come
+// back. It reads and writes the JSON that makes a backup exist.
+//
+// Terms: a backup is one run at one snapshot; a schema entry is one data file;
+// core is the public schema together with the database-level objects.
+package manifest
+
+import (
+	"time"
+)
+
+// Format is the version of the manifest that this package writes. Manifests
+// without a format field were written by the original system.
+const Format = 1
+
+// CoreTenant is the tenant name of the public schema and the database-level
+// objects; CoreSchema is its schema.
+const (
+	CoreTenant = "core"
+	CoreSchema = "public"
+)
+
+// Type is what kind of backup a run made.
+type Type string
+
+// The types of backup.
+const (
+	Full        Type = "full"
+	Incremental Type = "incremental"
+	Baseline    Type = "baseline"
+)
+
+// Manifest describes one backup. The first fields are those of the original
+// system, under its names; the others are new.
+type Manifest struct {
+	Timestamp     Time     `json:"timestamp"`
+	BackupType    Type     `json:"backup_type"`
+	RetentionDays int      `json:"retention_days"`
+	Compressed    bool     `json:"compressed"`
+	IncludeMedia  bool     `json:"include_media"`
+	Schemas       []Schema `json:"schemas"`
+
+	Format      int       `json:"format,omitempty"`
+	ID          string    `json:"id,omitempty"` // the time part of the manifest's file name
+	Parent      string    `json:"parent,omitempty"`
+	Compression string    `json:"compression,omitempty"` // as given to --compression, with its level
+	Finished    time.Time `json:"finished,omitzero"`
+	Tool        *Tool     `json:"tool,omitempty"`
+	Database    *Database `json:"database,omitempty"`
+	Snapshot    *Snapshot `json:"snapshot,omitempty"`
+	Failures    []Failure `json:"failures,omitempty"`
+}
+
+// Tool names the program that wrote a backup.
+type Tool struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	PgDump  string `json:"pg_dump,omitempty"` // version of the pg_dump that gave the definitions
+}
+
+// Database is where a backup was taken.
+type Database struct {
+	Name             string `json:"name"`
+	ServerVersion    string `json:"server_version"`     // as the server prints it
+	ServerVersionNum int    `json:"server_version_num"` // 150020 for 15.20
+	Encoding         string `json:"encoding"`
+	Collate          string `json:"collate,omitempty"`
+	Ctype            string `json:"ctype,omitempty"`
+	SystemIdentifier string `json:"system_identifier,omitempty"` // empty where the role may not read it
+}
+
+// Snapshot is the moment that a backup, or a schema of it, shows.
+type Snapshot struct {
+	Time time.Time `json:"time"`
+	LSN  string    `json:"lsn,omitempty"` // of the write-ahead log at or after the snapshot
+	XID  string    `json:"xid,omitempty"` // pg_current_snapshot() in text form
+}
+
+// Schema is one schema of a backup and the data file that holds it.
+type Schema struct {
+	Schema      string `json:"schema"`
+	Tenant      string `json:"tenant"`
+	Filename    string `json:"filename"`
+	Filepath    string `json:"filepath"` // relative to the repository, with slashes; absolute where the original system wrote it
+	Size        int64  `json:"size"`
+	Hash        string `json:"hash"` // "sha256:" and the hexadecimal digest of the whole file
+	MediaBackup string `json:"media_backup,omitempty"`
+	Timestamp   string `json:"timestamp"` // YYYYMMDD_HHMMSS, UTC
+	Type        Type   `json:"type"`
+
+	Tables     int64     `json:"tables,omitempty"` // tables whose rows are in the file
+	Rows       int64     `json:"rows,omitempty"`
+	Bytes      int64     `json:"bytes,omitempty"`      // of COPY text, before compression
+	Snapshot   *Snapshot `json:"snapshot,omitempty"`   // where this schema had to be taken again, later than the backup's own moment
+	References []string  `json:"references,omitempty"` // files of earlier backups that this entry needs
+}
+
+// IsCore reports whether the entry is the core rather than a tenant.
+func (s Schema) IsCore() bool { return s.Schema == CoreSchema }
+
+// Failure is a schema that a run could not save.
+type Failure struct {
+	Schema string `json:"schema"`
+	Tenant string `json:"tenant"`
+	Error  string `json:"error"`
+}
+
+// Table says what a table's rows in a data file are.
+type Table struct {
+	Schema   string    `json:"schema,omitempty"` // empty: the schema of the data file
+	Name     string    `json:"name"`
+	Columns  []string  `json:"columns"`
+	Rows     int64     `json:"rows"`
+	Bytes    int64     `json:"bytes"`    // of COPY text
+	Checksum string    `json:"checksum"` // see package rowsum
+	Segments []Segment `json:"segments,omitempty"`
+	// Condition limits the rows, for configuration tables of extensions:
+	// what the extension gave pg_extension_config_dump, a WHERE clause.
+	Condition string `json:"condition,omitempty"`
+}
+
+// Segment is the rows of one table in one range of heap blocks.
+type Segment struct {
+	FirstBlock int64   `json:"first,omitempty"` // first heap block
+	EndBlock   int64   `json:"end,omitempty"`   // block after the last one; 0: to the end of the table
+	Rows       int64   `json:"rows"`
+	Bytes      int64   `json:"bytes"`
+	Hash       string  `json:"hash"`         // sha256 of the segment's COPY text, hexadecimal
+	Pieces     []Piece `json:"at,omitempty"` // where the rows lie, in order
+}
+
+// Piece is a run of rows inside one frame of a data file.
+type Piece struct {
+	Frame  int   `json:"f"` // number of the frame in the file's index
+	Offset int64 `json:"o"` // of the first row's first byte in the decompressed frame
+	Bytes  int64 `json:"n"` // of COPY text, the last row's newline included
+	Rows   int64 `json:"r"`
+}

@@ -1,0 +1,89 @@
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Time is a moment as manifests spell it. It is written in UTC with
+// microseconds, "2024-12-15T14:30:22.123456Z". The original system wrote its
+// times without a zone; they are read as UTC. What was read is written again
+// letter for letter, as long as the moment is not changed.
+type Time struct {
+	time.Time
+	text string // as it was read; empty where it was not read
+}
+
+// The layouts read. A fraction of a second may follow the seconds in each.
+const (
+	layoutWritten = "2006-01-02T15:04:05.000000Z07:00"
+	layoutZone    = "2006-01-02T15:04:05Z07:00"
+	layoutNoZone  = "2006-01-02T15:04:05"
+)
+
+// NewTime returns t in UTC, cut to the microseconds that a manifest holds.
+func NewTime(t time.Time) Time {
+	return Time{Time: t.UTC().Truncate(time.Microsecond)}
+}
+
+// ParseTime reads a time with or without a zone.
+func ParseTime(s string) (Time, error) {
+	for _, layout := range []string{layoutZone, layoutNoZone} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return Time{Time: t.UTC(), text: s}, nil
+		}
+	}
+	return Time{}, fmt.Errorf("%q is not a time like 2024-12-15T14:30:22.123456Z", s)
+}
+
+// Equal reports whether both are the same moment, however they are spelt.
+func (t Time) Equal(u Time) bool { return t.Time.Equal(u.Time) }
+
+// String is the form that a manifest holds.
+func (t Time) String() string {
+	if t.text != "" {
+		if read, err := ParseTime(t.text); err == nil && read.Equal(t) {
+			return t.text
+		}
+	}
+	return t.UTC().Format(layoutWritten)
+}
+
+// MarshalJSON writes the time as a string.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if y := t.UTC().Year(); y < 0 || y > 9999 {
+		return nil, fmt.Errorf("year %d does not fit into a manifest", y)
+	}
+	return json.Marshal(t.String())
+}
+
+// UnmarshalJSON reads a string; null leaves the time as it is.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("manifest has the time %s, which is not a string", b)
+	}
+	read, err := ParseTime(s)
+	if err != nil {
+		return err
+	}
+	*t = read
+	return nil
+}
+
+// MarshalText writes the time as MarshalJSON does, without quotes.
+func (t Time) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads what ParseTime reads.
+func (t *Time) UnmarshalText(b []byte) error {
+	read, err := ParseTime(string(b))
+	if err != nil {
+		return err
+	}
+	*t = read
+	return nil
+}

@@ -1,0 +1,194 @@
+package manifest
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// hashPrefix names the algorithm before the digest of a file.
+const hashPrefix = "sha256:"
+
+// Validate reports what makes the manifest unusable or unsafe to act on: a
+// missing name, a file outside the repository, a hash or size that cannot be,
+// a schema that occurs twice. It does not look at the files.
+func (m *Manifest) Validate() error {
+	switch {
+	case m.Format < 0:
+		return fmt.Errorf("manifest format %d is not known", m.Format)
+	case m.Format > Format:
+		return &FormatError{Format: m.Format}
+	case m.Timestamp.IsZero():
+		return errors.New("manifest has no timestamp")
+	case m.BackupType == "":
+		return errors.New("manifest has no backup_type")
+	case m.Schemas == nil:
+		// An empty list is fine: every schema of the run may have failed.
+		return errors.New("manifest has no list of schemas")
+	case m.RetentionDays < 0:
+		return fmt.Errorf("manifest has retention_days %d", m.RetentionDays)
+	}
+	if m.Format > 0 {
+		if m.ID == "" {
+			return errors.New("manifest has no id")
+		}
+		switch m.BackupType {
+		case Full, Incremental, Baseline:
+		default:
+			return fmt.Errorf("manifest has the unknown backup_type %q", m.BackupType)
+		}
+	}
+
+	schemas := make(map[string]bool, len(m.Schemas))
+	files := make(map[string]string, len(m.Schemas)) // key to schema
+	for i, s := range m.Schemas {
+		if s.Schema == "" {
+			return fmt.Errorf("entry %d of schemas has no schema name", i+1)
+		}
+		if schemas[s.Schema] {
+			return fmt.Errorf("schema %q is in the manifest twice", s.Schema)
+		}
+		schemas[s.Schema] = true
+		if err := s.validate(m.Format); err != nil {
+			return fmt.Errorf("schema %q: %w", s.Schema, err)
+		}
+		if s.Filepath == "" {
+			continue
+		}
+		key, err := s.Key(m.Format)
+		if err != nil {
+			return err
+		}
+		if other, ok := files[key]; ok {
+			return fmt.Errorf("schemas %q and %q name the same file %s", other, s.Schema, key)
+		}
+		files[key] = s.Schema
+	}
+	return m.validateFailures(schemas)
+}
+
+func (m *Manifest) validateFailures(saved map[string]bool) error {
+	for i, f := range m.Failures {
+		switch {
+		case f.Schema == "":
+			return fmt.Errorf("entry %d of failures has no schema name", i+1)
+		case saved[f.Schema]:
+			return fmt.Errorf("schema %q is in the manifest both as saved and as failed", f.Schema)
+		case !utf8.ValidString(f.Schema):
+			return fmt.Errorf("schema %q: its name is not UTF-8", f.Schema)
+		}
+	}
+	return nil
+}
+
+func (s Schema) validate(format int) error {
+	// JSON cannot hold other bytes: they would come back as another name.
+	if !utf8.ValidString(s.Schema) || !utf8.ValidString(s.Tenant) {
+		return errors.New("its name is not UTF-8")
+	}
+	if s.Size < 0 {
+		return fmt.Errorf("size %d is negative", s.Size)
+	}
+	if s.Tables < 0 || s.Rows < 0 || s.Bytes < 0 {
+		return errors.New("a count of tables, rows or bytes is negative")
+	}
+	if s.Filepath == "" && (format == 0 || len(s.References) == 0) {
+		return errors.New("it has no filepath")
+	}
+	if s.Filepath != "" {
+		if _, err := s.Key(format); err != nil {
+			return err
+		}
+		if _, err := s.Digest(format); err != nil {
+			return err
+		}
+		if name := path.Base(s.Filepath); format > 0 && s.Filename != "" && s.Filename != name {
+			return fmt.Errorf("filename %q is not that of filepath %q", s.Filename, s.Filepath)
+		}
+	}
+	if s.MediaBackup != "" {
+		if _, err := s.MediaKey(format); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.References {
+		if err := checkPath(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Key is where the data file lies in the repository of a manifest of that
+// format. The original system (format 0) wrote absolute paths of the machine
+// or container it ran in; there the file is data/ and the last element of the
+// path, wherever the repository is now.
+func (s Schema) Key(format int) (string, error) {
+	return key(s.Filepath, "data/", format)
+}
+
+// MediaKey is where the media archive lies, as Key for the data file.
+func (s Schema) MediaKey(format int) (string, error) {
+	return key(s.MediaBackup, "media/", format)
+}
+
+func key(filepath, dir string, format int) (string, error) {
+	if format == 0 {
+		name := path.Base(filepath)
+		if err := checkName(name); err != nil {
+			return "", fmt.Errorf("file %q: %w", filepath, err)
+		}
+		return dir + name, nil
+	}
+	return filepath, checkPath(filepath)
+}
+
+// Digest is the SHA-256 of the data file as lower-case hexadecimal digits. The
+// original system wrote it without the name of the algorithm.
+func (s Schema) Digest(format int) (string, error) {
+	digits, ok := strings.CutPrefix(s.Hash, hashPrefix)
+	if !ok && format > 0 {
+		return "", fmt.Errorf("hash %q does not begin with %s", s.Hash, hashPrefix)
+	}
+	if b, err := hex.DecodeString(digits); err != nil || len(b) != 32 {
+		return "", fmt.Errorf("hash %q is not a SHA-256 of 64 hexadecimal digits", s.Hash)
+	}
+	return strings.ToLower(digits), nil
+}
+
+// checkPath refuses every path that is not a plain one inside the repository.
+// A backslash or a colon is a way out on some systems, so neither is taken.
+func checkPath(p string) error {
+	if path.IsAbs(p) || p == ".." || strings.HasPrefix(p, "../") || strings.Contains(p, "/../") ||
+		strings.HasSuffix(p, "/..") || strings.ContainsAny(p, `\:`) {
+		return fmt.Errorf("file %q points outside the repository", p)
+	}
+	if !fs.ValidPath(p) || p == "." {
+		return fmt.Errorf("file %q is not a clean relative path", p)
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if err := checkName(name); err != nil {
+			return fmt.Errorf("file %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// checkName refuses names that are no file's or that a storage keeps for
+// itself.
+func checkName(name string) error {
+	switch {
+	case name == "" || name == "/" || strings.HasPrefix(name, "."):
+		return errors.New("its name is empty or begins with a dot")
+	case strings.ContainsRune(name, '\\'):
+		return errors.New("its name holds a backslash")
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("its name holds characters that cannot be shown")
+	}
+	return nil
+}

@@ -1,0 +1,561 @@
+package pg
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Querier is a connection or a transaction on one.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Info describes a database.
+type Info struct {
+	Name             string
+	User             string
+	ServerVersion    string
+	ServerVersionNum int
+	Encoding         string
+	Collate, Ctype   string
+	SystemIdentifier string // empty where the role may not read it
+	ReadOnly         bool   // a standby, or default_transaction_read_only
+	// LockSlots is how many locks the server promises to hold at once over all
+	// sessions. It usually manages more.
+	LockSlots int
+}
+
+// ReadInfo reads what kind of database this is.
+func ReadInfo(ctx context.Context, conn *pgx.Conn) (*Info, error) {
+	i := &Info{ServerVersionNum: VersionNum(conn)}
+	err := conn.QueryRow(ctx, `
+		SELECT current_database(), current_user, current_setting('server_version'),
+			pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_is_in_recovery(),
+			current_setting('max_locks_per_transaction')::int *
+			(current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int
+			 + current_setting('autovacuum_max_workers')::int + current_setting('max_worker_processes')::int
+			 + current_setting('max_wal_senders')::int + 1)
+		FROM pg_catalog.pg_database d WHERE d.datname = current_database()`).
+		Scan(&i.Name, &i.User, &i.ServerVersion, &i.Encoding, &i.Collate, &i.Ctype, &i.ReadOnly, &i.LockSlots)
+	if err != nil {
+		return nil, fmt.Errorf("read the database's properties: %w", err)
+	}
+	err = conn.QueryRow(ctx, `SELECT system_identifier::text FROM pg_catalog.pg_control_system()`).Scan(&i.SystemIdentifier)
+	if err != nil && Code(err) != Privilege {
+		return nil, fmt.Errorf("read the system identifier: %w", err)
+	}
+	return i, nil
+}
+
+// Schema is one schema as the snapshot shows it.
+type Schema struct {
+	OID    uint32
+	Name   string
+	Owner  string
+	Tables int   // tables of all kinds
+	Locks  int   // relations that pg_dump locks: tables and views
+	Bytes  int64 // an estimate of the size of its tables, from statistics
+	Usable bool  // the role has USAGE
+	// Extensions are the names of those installed in it.
+	Extensions []string
+	// Only extensions live here: no relation of anybody else's.
+	OnlyExtensions bool
+}
+
+// Left by restores: not tenants.
+var ownSchema = regexp.MustCompile(`__(staging|replaced)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
+
+// IsOwn reports whether a schema of that name is a staging or replaced schema
+// of tenantkeep.
+func IsOwn(name string) bool { return ownSchema.MatchString(name) }
+
+// ListSchemas lists the schemas of users, in the order of their names: not
+// those of the system and of extensions. Those that tenantkeep left are
+// included; see IsOwn.
+func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
+	rows, err := q.Query(ctx, `
+		SELECT n.oid, n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
+			coalesce(r.tables, 0), coalesce(r.locks, 0), coalesce(r.bytes, 0)::int8,
+			pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+			ARRAY(SELECT x.extname::text FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid ORDER BY 1),
+			NOT EXISTS (
+				SELECT FROM pg_catalog.pg_depend d
+				WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
+				AND d.classid <> 'pg_catalog.pg_extension'::regclass
+				AND NOT EXISTS (
+					SELECT FROM pg_catalog.pg_depend e
+					WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
+		FROM pg_catalog.pg_namespace n
+		LEFT JOIN (
+			SELECT c.relnamespace,
+				count(*) FILTER (WHERE c.relkind IN ('r', 'p', 'f')) AS tables,
+				count(*) AS locks,
+				sum(CASE WHEN c.relkind IN ('r', 'm') THEN
+					greatest((c.relpages + coalesce(t.relpages, 0))::int8 * 8192, pg_catalog.pg_stat_get_live_tuples(c.oid) * 100)
+					ELSE 0 END) AS bytes
+			FROM pg_catalog.pg_class c
+			LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid
+			WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm')
+			GROUP BY c.relnamespace) r ON r.relnamespace = n.oid
+		WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+		AND NOT EXISTS (
+			SELECT FROM pg_catalog.pg_depend d
+			WHERE d.classid = 'pg_catalog.pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
+		ORDER BY n.nspname COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("list schemas: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Schema, error) {
+		var s Schema
+		err := row.Scan(&s.OID, &s.Name, &s.Owner, &s.Tables, &s.Locks, &s.Bytes, &s.Usable, &s.Extensions, &s.OnlyExtensions)
+		s.OnlyExtensions = s.OnlyExtensions && len(s.Extensions) > 0
+		return s, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list schemas: %w", err)
+	}
+	return list, nil
+}
+
+// Relation is a table, sequence or view of a schema. Two that are equal in
+// all fields have the same definition of columns and the same storage.
+type Relation struct {
+	Schema     string
+	OID        uint32
+	Name       string
+	Kind       string // relkind: r, p, m, f, v, S
+	Columns    string // digest of the columns
+	Filenode   uint32
+	Partition  bool
+	Persistent string // relpersistence
+}
+
+// Details is what a copy needs to know about a relation besides.
+type Details struct {
+	Copied    []string // columns that COPY carries: neither dropped nor generated
+	Heap      bool     // stored by the heap access method, where ctid ranges are ranges of blocks
+	Populated bool     // of materialized views
+	Readable  bool     // the role has SELECT on all of it
+	Filtered  bool     // row-level security would hide rows from the role
+}
+
+// relationsSQL finds relations through the dependencies on their schema,
+// which are indexed; pg_class has no index by schema.
+const relationsSQL = `
+	SELECT n.nspname, c.oid, c.relname, c.relkind::text, coalesce(a.digest, 0)::text, c.relfilenode, c.relispartition, c.relpersistence::text
+	FROM pg_catalog.pg_depend d
+	JOIN pg_catalog.pg_class c ON c.oid = d.objid
+	JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
+	LEFT JOIN LATERAL (
+		SELECT pg_catalog.hashtextextended(string_agg(concat_ws(' ', attnum, atttypid, atttypmod, attisdropped, attgenerated, attname), chr(10) ORDER BY attnum), 0) AS digest
+		FROM pg_catalog.pg_attribute WHERE attrelid = c.oid AND attnum > 0) a ON c.relkind IN ('r', 'p', 'm', 'f')
+	WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
+	AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
+	AND NOT EXISTS (
+		SELECT FROM pg_catalog.pg_depend e
+		WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
+	ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
+
+// ReadRelations lists the relations of schemas, but for those of extensions,
+// in the order of schema and name.
+func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation, error) {
+	rows, err := q.Query(ctx, relationsSQL, schemas)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Relation, error) {
+		var r Relation
+		return r, row.Scan(&r.Schema, &r.OID, &r.Name, &r.Kind, &r.Columns, &r.Filenode, &r.Partition, &r.Persistent)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	return list, nil
+}
+
+// ReadDetails reads the details of relations by their OID.
+func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Details, error) {
+	rows, err := q.Query(ctx, `
+		SELECT c.oid, coalesce(m.amname = 'heap', false), c.relispopulated,
+			CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END,
+			c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
+			coalesce(a.columns, '{}')
+		FROM pg_catalog.pg_class c
+		LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
+		LEFT JOIN LATERAL (
+			SELECT array_agg(attname::text ORDER BY attnum) AS columns FROM pg_catalog.pg_attribute
+			WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a ON c.relkind IN ('r', 'p', 'm')
+		WHERE c.oid = ANY($1)`, oids)
+	if err != nil {
+		return nil, fmt.Errorf("read tables: %w", err)
+	}
+	details := make(map[uint32]Details, len(oids))
+	for rows.Next() {
+		var oid uint32
+		var d Details
+		if err := rows.Scan(&oid, &d.Heap, &d.Populated, &d.Readable, &d.Filtered, &d.Copied); err != nil {
+			return nil, fmt.Errorf("read tables: %w", err)
+		}
+		details[oid] = d
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read tables: %w", err)
+	}
+	return details, nil
+}
+
+// Blocks reads the sizes of tables, in blocks, by OID. The caller holds locks
+// on them, else it may have to wait.
+func Blocks(ctx context.Context, q Querier, oids []uint32) (map[uint32]int64, error) {
+	rows, err := q.Query(ctx, `
+		SELECT oid, coalesce(pg_catalog.pg_relation_size(oid), 0) / current_setting('block_size')::int8
+		FROM unnest($1::oid[]) oid`, oids)
+	if err != nil {
+		return nil, fmt.Errorf("read sizes of tables: %w", err)
+	}
+	sizes := make(map[uint32]int64, len(oids))
+	for rows.Next() {
+		var oid uint32
+		var n int64
+		if err := rows.Scan(&oid, &n); err != nil {
+			return nil, fmt.Errorf("read sizes of tables: %w", err)
+		}
+		sizes[oid] = n
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read sizes of tables: %w", err)
+	}
+	return sizes, nil
+}
+
+// Extension is one that is installed in the database.
+type Extension struct {
+	Name    string
+	Version string
+	Schema  string
+}
+
+// ListExtensions lists the installed extensions, but for plpgsql, which every
+// database has.
+func ListExtensions(ctx context.Context, q Querier) ([]Extension, error) {
+	rows, err := q.Query(ctx, `
+		SELECT x.extname, x.extversion, n.nspname FROM pg_catalog.pg_extension x
+		JOIN pg_catalog.pg_namespace n ON n.oid = x.extnamespace
+		WHERE x.extname <> 'plpgsql' ORDER BY x.extname COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("list extensions: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Extension])
+}
+
+// ConfigTable is a table or sequence of an extension whose rows, or some of
+// them, are the user's: the extension said so by pg_extension_config_dump.
+type ConfigTable struct {
+	OID             uint32
+	ExtensionSchema string // where the extension is installed
+	Schema          string
+	Name            string
+	Kind            string // relkind
+	Condition       string // WHERE clause, or empty for all rows
+}
+
+// ListConfigTables lists the configuration tables of all extensions.
+func ListConfigTables(ctx context.Context, q Querier) ([]ConfigTable, error) {
+	rows, err := q.Query(ctx, `
+		SELECT c.oid, x.nspname, n.nspname, c.relname, c.relkind::text, coalesce(e.condition, '')
+		FROM (SELECT extnamespace, unnest(extconfig) AS oid, unnest(extcondition) AS condition FROM pg_catalog.pg_extension) e
+		JOIN pg_catalog.pg_class c ON c.oid = e.oid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_namespace x ON x.oid = e.extnamespace
+		WHERE c.relkind IN ('r', 'S') ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("list configuration tables of extensions: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[ConfigTable])
+}
+
+// ownerOf maps an object of pg_depend or pg_shdepend, as classid and objid, to
+// its schema's OID. What belongs to no schema has none.
+const ownerOf = `
+	coalesce(
+		(SELECT c.relnamespace FROM pg_catalog.pg_class c WHERE d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid),
+		(SELECT t.typnamespace FROM pg_catalog.pg_type t WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid),
+		(SELECT p.pronamespace FROM pg_catalog.pg_proc p WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid),
+		(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE d.classid = 'pg_catalog.pg_namespace'::regclass AND n.oid = d.objid),
+		(SELECT c.relnamespace FROM pg_catalog.pg_attrdef a JOIN pg_catalog.pg_class c ON c.oid = a.adrelid WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = d.objid),
+		(SELECT c.relnamespace FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid),
+		(SELECT k.connamespace FROM pg_catalog.pg_constraint k WHERE d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid),
+		(SELECT c.relnamespace FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND g.oid = d.objid),
+		(SELECT c.relnamespace FROM pg_catalog.pg_policy y JOIN pg_catalog.pg_class c ON c.oid = y.polrelid WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND y.oid = d.objid),
+		(SELECT nullif(a.defaclnamespace, 0) FROM pg_catalog.pg_default_acl a WHERE d.classid = 'pg_catalog.pg_default_acl'::regclass AND a.oid = d.objid),
+		(SELECT o.oprnamespace FROM pg_catalog.pg_operator o WHERE d.classid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.objid),
+		(SELECT o.opcnamespace FROM pg_catalog.pg_opclass o WHERE d.classid = 'pg_catalog.pg_opclass'::regclass AND o.oid = d.objid),
+		(SELECT o.opfnamespace FROM pg_catalog.pg_opfamily o WHERE d.classid = 'pg_catalog.pg_opfamily'::regclass AND o.oid = d.objid),
+		(SELECT o.collnamespace FROM pg_catalog.pg_collation o WHERE d.classid = 'pg_catalog.pg_collation'::regclass AND o.oid = d.objid),
+		(SELECT o.cfgnamespace FROM pg_catalog.pg_ts_config o WHERE d.classid = 'pg_catalog.pg_ts_config'::regclass AND o.oid = d.objid),
+		(SELECT o.dictnamespace FROM pg_catalog.pg_ts_dict o WHERE d.classid = 'pg_catalog.pg_ts_dict'::regclass AND o.oid = d.objid),
+		(SELECT o.connamespace FROM pg_catalog.pg_conversion o WHERE d.classid = 'pg_catalog.pg_conversion'::regclass AND o.oid = d.objid),
+		(SELECT o.stxnamespace FROM pg_catalog.pg_statistic_ext o WHERE d.classid = 'pg_catalog.pg_statistic_ext'::regclass AND o.oid = d.objid),
+		0)`
+
+// Needs is what the objects of one schema need from elsewhere. The key of
+// maps of Needs is the schema's OID; 0 is for objects without a schema.
+type Needs struct {
+	Roles      []string // owners, grantees, roles of policies
+	Extensions []string
+}
+
+// ReadNeeds reads what the schemas of the database need: roles from the
+// shared dependencies, extensions from the dependencies on their members.
+// The bootstrap superuser, whose ownership PostgreSQL does not record, is not
+// among the roles.
+func ReadNeeds(ctx context.Context, q Querier) (map[uint32]*Needs, error) {
+	needs := map[uint32]*Needs{}
+	rows, err := q.Query(ctx, `
+		SELECT DISTINCT schema, kind, name FROM (
+			SELECT `+ownerOf+` AS schema, 'role' AS kind, pg_catalog.pg_get_userbyid(d.refobjid)::text AS name
+			FROM (SELECT DISTINCT classid, objid, refobjid FROM pg_catalog.pg_shdepend
+				WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+				AND refclassid = 'pg_catalog.pg_authid'::regclass AND deptype <> 'i') d
+			UNION ALL
+			SELECT `+ownerOf+`, 'extension', d.extname::text
+			FROM (SELECT DISTINCT d.classid, d.objid, x.extname
+				FROM pg_catalog.pg_extension x
+				JOIN pg_catalog.pg_depend m ON m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = x.oid AND m.deptype = 'e'
+				JOIN pg_catalog.pg_depend d ON d.refclassid = m.classid AND d.refobjid = m.objid
+				WHERE x.extname <> 'plpgsql' AND d.deptype <> 'e'
+				AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')) d
+		) needs ORDER BY 1, 2, 3`)
+	if err != nil {
+		return nil, fmt.Errorf("read what schemas need: %w", err)
+	}
+	for rows.Next() {
+		var schema uint32
+		var kind, name string
+		if err := rows.Scan(&schema, &kind, &name); err != nil {
+			return nil, fmt.Errorf("read what schemas need: %w", err)
+		}
+		n := needs[schema]
+		if n == nil {
+			n = &Needs{}
+			needs[schema] = n
+		}
+		if kind == "role" {
+			n.Roles = append(n.Roles, name)
+		} else {
+			n.Extensions = append(n.Extensions, name)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read what schemas need: %w", err)
+	}
+	return needs, nil
+}
+
+// Snapshot is an exported snapshot. It lives as long as the transaction that
+// exported it.
+type Snapshot struct {
+	ID   string // for SET TRANSACTION SNAPSHOT and pg_dump --snapshot
+	Time time.Time
+	LSN  string
+	XIDs string // pg_current_snapshot()
+	Xmin string // the oldest transaction that it does not see, or that was still running
+}
+
+// ExportSnapshot begins the transaction whose snapshot others share.
+func ExportSnapshot(ctx context.Context, conn *pgx.Conn) (pgx.Tx, *Snapshot, error) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, nil, fmt.Errorf("begin: %w", err)
+	}
+	s := &Snapshot{}
+	lsn := "pg_current_wal_lsn()"
+	var standby bool
+	err = tx.QueryRow(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).Scan(&standby)
+	if standby {
+		lsn = "pg_last_wal_replay_lsn()"
+	}
+	if err == nil {
+		err = tx.QueryRow(ctx, `
+			SELECT pg_catalog.pg_export_snapshot(), clock_timestamp(), coalesce(pg_catalog.`+lsn+`::text, ''),
+				pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text`).
+			Scan(&s.ID, &s.Time, &s.LSN, &s.XIDs, &s.Xmin)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("export a snapshot: %w", err)
+	}
+	s.Time = s.Time.UTC()
+	return tx, s, nil
+}
+
+// Import puts a new transaction of the connection on a snapshot that another
+// session exported.
+func (s *Snapshot) Import(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.PgConn().Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+Literal(s.ID)).ReadAll()
+	if err != nil {
+		return fmt.Errorf("import snapshot: %w", err)
+	}
+	return nil
+}
+
+// ReadMembership reads, for the tables of schemas, which publications they
+// are in, as the statements that put them there. pg_dump gives these only in
+// a dump of the whole database. The key is the schema's OID.
+func ReadMembership(ctx context.Context, q Querier, schemas []uint32, versionNum int) (map[uint32][]string, error) {
+	members := map[uint32][]string{}
+	add := func(sql string) error {
+		rows, err := q.Query(ctx, sql, schemas)
+		if err != nil {
+			return fmt.Errorf("read publications: %w", err)
+		}
+		for rows.Next() {
+			var schema uint32
+			var publication, relation, filter string
+			var columns []string
+			if err := rows.Scan(&schema, &publication, &relation, &columns, &filter); err != nil {
+				return fmt.Errorf("read publications: %w", err)
+			}
+			statement := "ALTER PUBLICATION " + Identifier(publication) + " ADD " + relation
+			if len(columns) > 0 {
+				for i := range columns {
+					columns[i] = Identifier(columns[i])
+				}
+				statement += " (" + strings.Join(columns, ", ") + ")"
+			}
+			if filter != "" {
+				statement += " WHERE (" + filter + ")"
+			}
+			members[schema] = append(members[schema], statement+";\n")
+		}
+		if err := rows.Err(); err != nil {
+			return fmt.Errorf("read publications: %w", err)
+		}
+		return nil
+	}
+	columns, filter := "NULL::text[]", "''"
+	if versionNum >= 150000 {
+		columns = `ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum = ANY(r.prattrs) ORDER BY a.attnum)`
+		filter = `coalesce(pg_catalog.pg_get_expr(r.prqual, r.prrelid), '')`
+	}
+	err := add(`
+		SELECT c.relnamespace, p.pubname, 'TABLE ONLY ' || pg_catalog.format('%I.%I', n.nspname, c.relname), ` + columns + `, ` + filter + `
+		FROM pg_catalog.pg_publication_rel r
+		JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+		JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relnamespace = ANY($1) ORDER BY p.pubname COLLATE "C", c.relname COLLATE "C"`)
+	if err == nil && versionNum >= 150000 {
+		err = add(`
+			SELECT n.oid, p.pubname, 'TABLES IN SCHEMA ' || pg_catalog.quote_ident(n.nspname), NULL::text[], ''
+			FROM pg_catalog.pg_publication_namespace s
+			JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid
+			JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
+			WHERE n.oid = ANY($1) ORDER BY p.pubname COLLATE "C"`)
+	}
+	return members, err
+}
+
+// RootLoaded finds the partitioned tables whose rows cannot be copied
+// partition by partition, because another server may put a row into another
+// partition: those partitioned by the hash of an enum, whose values are hashed
+// by OID. It returns their topmost tables, and for each table below which of
+// them it belongs to.
+func RootLoaded(ctx context.Context, q Querier) (map[uint32]uint32, error) {
+	rows, err := q.Query(ctx, `
+		WITH RECURSIVE unsafe AS (
+			SELECT partrelid AS oid FROM pg_catalog.pg_partitioned_table p WHERE partstrat = 'h' AND EXISTS (
+				SELECT FROM unnest(p.partclass) o JOIN pg_catalog.pg_opclass c ON c.oid = o WHERE c.opcname = 'enum_ops')),
+		up AS (
+			SELECT oid FROM unsafe
+			UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid),
+		tree AS (
+			SELECT oid AS root, oid FROM up WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = up.oid)
+			UNION SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
+		SELECT oid, root FROM tree`)
+	if err != nil {
+		return nil, fmt.Errorf("read partitioned tables: %w", err)
+	}
+	roots := map[uint32]uint32{}
+	for rows.Next() {
+		var oid, root uint32
+		if err := rows.Scan(&oid, &root); err != nil {
+			return nil, fmt.Errorf("read partitioned tables: %w", err)
+		}
+		roots[oid] = root
+	}
+	return roots, rows.Err()
+}
+
+// MatviewOrder lists the materialized views that hold rows, by schema OID and
+// name, each after those that it reads.
+func MatviewOrder(ctx context.Context, q Querier) ([]Relation, map[uint32]uint32, error) {
+	rows, err := q.Query(ctx, `
+		WITH RECURSIVE edge AS (
+			SELECT DISTINCT r.ev_class AS reader, d.refobjid AS read
+			FROM pg_catalog.pg_rewrite r
+			JOIN pg_catalog.pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
+			JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+				AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+			JOIN pg_catalog.pg_class t ON t.oid = d.refobjid AND t.relkind IN ('v', 'm')
+			WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE relkind = 'm')),
+		reach AS (
+			SELECT reader, read FROM edge
+			UNION SELECT reach.reader, edge.read FROM reach JOIN edge ON edge.reader = reach.read)
+		SELECT n.nspname, c.oid, c.relname, n.oid
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'm' AND c.relispopulated
+		ORDER BY (SELECT count(*) FROM reach JOIN pg_catalog.pg_class m ON m.oid = reach.read AND m.relkind = 'm' WHERE reach.reader = c.oid), n.nspname COLLATE "C", c.relname COLLATE "C"`)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read materialized views: %w", err)
+	}
+	var views []Relation
+	schemas := map[uint32]uint32{}
+	for rows.Next() {
+		v := Relation{Kind: "m"}
+		var schema uint32
+		if err := rows.Scan(&v.Schema, &v.OID, &v.Name, &schema); err != nil {
+			return nil, nil, fmt.Errorf("read materialized views: %w", err)
+		}
+		views = append(views, v)
+		schemas[v.OID] = schema
+	}
+	return views, schemas, rows.Err()
+}
+
+// Cast is a cast from or to a type of a schema. Casts themselves are in no
+// schema, but they are dropped with it.
+type Cast struct {
+	Schema uint32 // OID
+	Tag    string // as pg_dump's table of contents names it
+	SQL    string
+}
+
+// ListCasts lists the casts that belong to types of users' schemas.
+func ListCasts(ctx context.Context, q Querier) ([]Cast, error) {
+	rows, err := q.Query(ctx, `
+		SELECT schema, tag, 'CREATE ' || tag || ' ' || CASE c.castmethod
+			WHEN 'b' THEN 'WITHOUT FUNCTION' WHEN 'i' THEN 'WITH INOUT'
+			ELSE 'WITH FUNCTION ' || c.castfunc::regprocedure::text END
+			|| CASE c.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END || E';\n'
+			|| coalesce('COMMENT ON ' || tag || ' IS ' || pg_catalog.quote_literal(pg_catalog.obj_description(c.oid, 'pg_cast')) || E';\n', '')
+		FROM pg_catalog.pg_cast c
+		JOIN pg_catalog.pg_type s ON s.oid = c.castsource
+		JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+		CROSS JOIN LATERAL (SELECT
+			'CAST (' || pg_catalog.format_type(s.oid, NULL) || ' AS ' || pg_catalog.format_type(t.oid, NULL) || ')' AS tag,
+			CASE WHEN (SELECT nspname FROM pg_catalog.pg_namespace WHERE oid = s.typnamespace) IN ('pg_catalog', 'public')
+				THEN t.typnamespace ELSE s.typnamespace END AS schema) l
+		WHERE c.oid >= 16384 AND NOT EXISTS (
+			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+		ORDER BY tag COLLATE "C"`)
+	if err != nil {
+		return nil, fmt.Errorf("list casts: %w", err)
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Cast])
+}

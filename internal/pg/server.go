@@ -1,0 +1,379 @@
+// Package pg talks to PostgreSQL: connections set up so that what is read is
+// exact, the inventory of schemas, an exported snapshot, rows by COPY.
+//
+// Names from the database are only ever put into SQL by Identifier, values by
+// parameters.
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgservicefile"
+	"github.com/jackc/pgx/v5"
+)
+
+// Server is a database to connect to: who, where, which.
+type Server struct {
+	config *pgx.ConnConfig
+	// settings are connection settings in libpq's words that pgx does not
+	// give back, for programs that are handed the connection by environment.
+	settings map[string]string
+}
+
+// schemes are the URL schemes that mean PostgreSQL, as the frameworks of the
+// field write them.
+var schemes = []string{"postgres", "postgresql", "pgsql", "postgis"}
+
+// Parse reads a connection URL. An empty one takes everything from libpq's
+// environment variables, ~/.pgpass and the service file. It does not connect.
+func Parse(databaseURL string) (*Server, error) {
+	settings := map[string]string{}
+	service := os.Getenv("PGSERVICE")
+	if databaseURL != "" {
+		u, err := url.Parse(databaseURL)
+		if err != nil {
+			// url.Error quotes the whole URL, the password included.
+			return nil, errors.New("the database URL cannot be read: characters such as @ / : # ? in user or password must be percent-encoded")
+		}
+		scheme, _, _ := strings.Cut(u.Scheme, "+") // postgresql+psycopg://
+		if !slices.Contains(schemes, scheme) {
+			return nil, errors.New("the database URL does not begin with postgres://")
+		}
+		u.Scheme = "postgres"
+		databaseURL = u.String()
+		for key, values := range u.Query() {
+			settings[key] = values[len(values)-1]
+		}
+		if s := settings["service"]; s != "" {
+			service = s
+		}
+	}
+	config, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, err // pgx masks the password
+	}
+	if service != "" {
+		if err := addServiceSettings(settings, service); err != nil {
+			return nil, err
+		}
+	}
+	if config.Database == "" {
+		config.Database = config.User
+	}
+	return &Server{config: config, settings: settings}, nil
+}
+
+func addServiceSettings(settings map[string]string, service string) error {
+	path := os.Getenv("PGSERVICEFILE")
+	if path == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return fmt.Errorf("find the service file: %w", err)
+		}
+		path = filepath.Join(home, ".pg_service.conf")
+	}
+	file, err := pgservicefile.ReadServicefile(path)
+	if err != nil {
+		return fmt.Errorf("read service file: %w", err)
+	}
+	s, err := file.GetService(service)
+	if err != nil {
+		return fmt.Errorf("service %q: %w", service, err)
+	}
+	for key, value := range s.Settings {
+		if _, ok := settings[key]; !ok {
+			settings[key] = value
+		}
+	}
+	return nil
+}
+
+// WithDatabase is the same server with another database.
+func (s *Server) WithDatabase(name string) *Server {
+	c := s.config.Copy()
+	c.Database = name
+	return &Server{config: c, settings: s.settings}
+}
+
+// WithPassword is the same server with a password, where it has none yet.
+func (s *Server) WithPassword(password string) *Server {
+	if s.config.Password != "" || password == "" {
+		return s
+	}
+	c := s.config.Copy()
+	c.Password = password
+	return &Server{config: c, settings: s.settings}
+}
+
+// Database is the name of the database.
+func (s *Server) Database() string { return s.config.Database }
+
+// String names user, host and database, never the password.
+func (s *Server) String() string {
+	host := s.config.Host
+	if !strings.HasPrefix(host, "/") {
+		host = net.JoinHostPort(host, strconv.Itoa(int(s.config.Port)))
+	}
+	return fmt.Sprintf("database %q on %s as %q", s.config.Database, host, s.config.User)
+}
+
+// environmentOf maps connection settings to libpq's environment variables.
+var environmentOf = map[string]string{
+	"sslmode":                    "PGSSLMODE",
+	"sslnegotiation":             "PGSSLNEGOTIATION",
+	"sslrootcert":                "PGSSLROOTCERT",
+	"sslcert":                    "PGSSLCERT",
+	"sslkey":                     "PGSSLKEY",
+	"sslcrl":                     "PGSSLCRL",
+	"sslcrldir":                  "PGSSLCRLDIR",
+	"sslsni":                     "PGSSLSNI",
+	"sslcertmode":                "PGSSLCERTMODE",
+	"ssl_min_protocol_version":   "PGSSLMINPROTOCOLVERSION",
+	"ssl_max_protocol_version":   "PGSSLMAXPROTOCOLVERSION",
+	"channel_binding":            "PGCHANNELBINDING",
+	"require_auth":               "PGREQUIREAUTH",
+	"gssencmode":                 "PGGSSENCMODE",
+	"krbsrvname":                 "PGKRBSRVNAME",
+	"connect_timeout":            "PGCONNECT_TIMEOUT",
+	"options":                    "PGOPTIONS",
+	"passfile":                   "PGPASSFILE",
+	"target_session_attrs":       "PGTARGETSESSIONATTRS",
+	"hostaddr":                   "PGHOSTADDR",
+	"requiressl":                 "PGREQUIRESSL",
+	"sslpassword":                "", // has no variable: refused by Env's caller through pg_dump's own error
+	"load_balance_hosts":         "PGLOADBALANCEHOSTS",
+	"min_protocol_version":       "PGMINPROTOCOLVERSION",
+	"max_protocol_version":       "PGMAXPROTOCOLVERSION",
+	"gssdelegation":              "PGGSSDELEGATION",
+	"fallback_application_name":  "",
+	"replication":                "",
+	"keepalives":                 "",
+	"tcp_user_timeout":           "",
+	"default_query_exec_mode":    "",
+	"statement_cache_capacity":   "",
+	"description_cache_capacity": "",
+}
+
+// Env is the process environment with this connection in libpq's variables,
+// for pg_dump. A name with "=" in it stays a name there, as it would not in
+// an argument, and the password is in no process list.
+func (s *Server) Env() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		// A service would override the variables set below.
+		if !strings.HasPrefix(kv, "PGSERVICE") && !strings.HasPrefix(kv, "PGHOSTADDR") {
+			env = append(env, kv)
+		}
+	}
+	for key, value := range s.settings {
+		if name := environmentOf[key]; name != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	env = append(env,
+		"PGHOST="+s.config.Host,
+		"PGPORT="+strconv.Itoa(int(s.config.Port)),
+		"PGUSER="+s.config.User,
+		"PGDATABASE="+s.config.Database,
+		"PGAPPNAME=tenantkeep",
+	)
+	if s.config.Password != "" {
+		env = append(env, "PGPASSWORD="+s.config.Password)
+	}
+	return env
+}
+
+// session is what every connection sets, so that no setting of server,
+// database or role changes what values look like or which rows are seen.
+const session = `
+SET search_path = '';
+SET application_name = 'tenantkeep';
+SET datestyle = 'ISO, MDY';
+SET intervalstyle = 'postgres';
+SET timezone = 'UTC';
+SET extra_float_digits = 3;
+SET bytea_output = 'hex';
+SET xmloption = 'content';
+SET standard_conforming_strings = on;
+SET row_security = off;
+SET synchronize_seqscans = off;
+SET quote_all_identifiers = off;
+SET check_function_bodies = off;
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET client_min_messages = warning`
+
+// laterSettings exist only in later servers, by server_version_num.
+var laterSettings = []struct {
+	since int
+	set   string
+}{
+	{140000, "SET idle_session_timeout = 0"},
+	{170000, "SET transaction_timeout = 0"},
+}
+
+// Connect opens a connection. The first one pins a list of hosts to the one
+// that answered, because a snapshot lives on one server.
+func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+	var errs []error
+	for _, c := range s.hosts() {
+		conn, err := pgx.ConnectConfig(ctx, c)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := setUp(ctx, conn); err != nil {
+			return nil, errors.Join(err, closeNow(conn))
+		}
+		s.config = c
+		return conn, nil
+	}
+	return nil, &ConnectError{Server: s.String(), Err: errors.Join(errs...)}
+}
+
+// hosts are the configurations to try, one for each host.
+func (s *Server) hosts() []*pgx.ConnConfig {
+	type place struct {
+		host string
+		port uint16
+	}
+	var order []place
+	byPlace := map[place]*pgx.ConnConfig{}
+	first := s.config.Copy()
+	first.Fallbacks = nil
+	at := place{first.Host, first.Port}
+	order, byPlace[at] = append(order, at), first
+	for _, f := range s.config.Fallbacks {
+		at := place{f.Host, f.Port}
+		if c := byPlace[at]; c != nil {
+			c.Fallbacks = append(c.Fallbacks, f) // sslmode=prefer: the same host without TLS
+			continue
+		}
+		c := s.config.Copy()
+		c.Host, c.Port, c.TLSConfig, c.Fallbacks = f.Host, f.Port, f.TLSConfig, nil
+		order, byPlace[at] = append(order, at), c
+	}
+	var out []*pgx.ConnConfig
+	for _, at := range order {
+		out = append(out, byPlace[at])
+	}
+	return out
+}
+
+func setUp(ctx context.Context, conn *pgx.Conn) error {
+	set := session
+	for _, l := range laterSettings {
+		if VersionNum(conn) >= l.since {
+			set += ";\n" + l.set
+		}
+	}
+	set += ";\nSET client_encoding = '" + ClientEncoding(conn) + "'"
+	if _, err := conn.PgConn().Exec(ctx, set).ReadAll(); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	var pid uint32
+	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()").Scan(&pid); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	if pid != conn.PgConn().PID() {
+		return &PoolerError{}
+	}
+	return nil
+}
+
+// ClientEncoding is the encoding in which text travels: UTF8, but for
+// databases of encoding SQL_ASCII, whose bytes must pass as they are.
+func ClientEncoding(conn *pgx.Conn) string {
+	if conn.PgConn().ParameterStatus("server_encoding") == "SQL_ASCII" {
+		return "SQL_ASCII"
+	}
+	return "UTF8"
+}
+
+// VersionNum is the server's version as server_version_num has it: 150020 for
+// 15.20.
+func VersionNum(conn *pgx.Conn) int {
+	return ParseVersion(conn.PgConn().ParameterStatus("server_version"))
+}
+
+// ParseVersion turns a version as the server prints it, such as
+// "15.20 (Debian 15.20-0+deb12u1)" or "19beta1", into a number like 150020.
+func ParseVersion(s string) int {
+	digits := func() int {
+		i := 0
+		for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+			i++
+		}
+		n, _ := strconv.Atoi(s[:i]) // empty: 0
+		s = s[i:]
+		return n
+	}
+	major := digits()
+	if !strings.HasPrefix(s, ".") {
+		return major * 10000
+	}
+	s = s[1:]
+	return major*10000 + digits()
+}
+
+func closeNow(conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return conn.Close(ctx)
+}
+
+// Close ends a connection in good order, even when the context of the work on
+// it is over.
+func Close(conn *pgx.Conn) {
+	if conn != nil {
+		_ = closeNow(conn) // the server rolls back what was open, whatever this says
+	}
+}
+
+// ConnectError is a server that could not be reached or that refused.
+type ConnectError struct {
+	Server string
+	Err    error
+}
+
+func (e *ConnectError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Server, e.Err) }
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// Hint says what to look at, by the kind of failure.
+func (e *ConnectError) Hint() string {
+	switch code := Code(e.Err); {
+	case code == "28P01" || code == "28000":
+		return "check user and password: DATABASE_URL, PGPASSWORD, PGPASSWORD_FILE or ~/.pgpass, and pg_hba.conf on the server"
+	case code == "3D000":
+		return "check the name of the database in DATABASE_URL or PGDATABASE"
+	case code == "53300":
+		return "the server has no connection left: raise max_connections, or lower --jobs"
+	case code == "57P03":
+		return "the server is starting up or shutting down: try again in a moment"
+	default:
+		return "is the server running, and are host and port right? DATABASE_URL, or PGHOST and PGPORT"
+	}
+}
+
+// PoolerError is a connection that does not lead to the server itself.
+type PoolerError struct{}
+
+func (*PoolerError) Error() string {
+	return "the connection goes through a connection pooler: the session that answers is not the one that was opened"
+}
+
+// Hint names the remedy.
+func (*PoolerError) Hint() string {
+	return "a snapshot, locks and settings must stay with one server session: connect to PostgreSQL directly, past pgbouncer and the like (often port 5432 instead of 6432)"
+}

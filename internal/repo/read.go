@@ -1,0 +1,237 @@
+package repo
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+)
+
+// Backup is one backup as the repository shows it. Where the manifest cannot
+// be read, Manifest is nil and Err says why.
+type Backup struct {
+	ID       string // from the name of the manifest
+	Key      string // of the manifest
+	Manifest *manifest.Manifest
+	Err      error
+
+	modified time.Time
+}
+
+// Time is the moment of the backup, as well as it is known.
+func (b Backup) Time() time.Time {
+	if b.Manifest != nil {
+		return b.Manifest.Timestamp.Time
+	}
+	if t, ok := idTime(b.ID); ok {
+		return t
+	}
+	return b.modified
+}
+
+// ErrNoBackup says that a backup is not there.
+var ErrNoBackup = errors.New("no such backup")
+
+// List returns all backups, newest first. One whose manifest is broken does
+// not hide the others: it is in the list with its error.
+func (r *Repo) List(ctx context.Context) ([]Backup, error) {
+	var backups []Backup
+	err := r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
+		if strings.HasSuffix(i.Key, jsonSuffix) && i.Key != latestManifest {
+			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	for i := range backups {
+		b := &backups[i]
+		b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	backups = slices.DeleteFunc(backups, func(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) }) // removed meanwhile
+	slices.SortFunc(backups, func(a, b Backup) int {
+		if c := b.Time().Compare(a.Time()); c != 0 {
+			return c
+		}
+		// "_10" is newer than "_9".
+		if c := len(b.ID) - len(a.ID); c != 0 {
+			return c
+		}
+		return strings.Compare(b.ID, a.ID)
+	})
+	return backups, nil
+}
+
+func (r *Repo) readManifest(ctx context.Context, key string) (*manifest.Manifest, error) {
+	o, err := r.storage.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	return manifest.Decode(io.NewSectionReader(o, 0, o.Size()))
+}
+
+// Load reads one backup, named by its id, by the file name of its manifest or
+// by the manifest's key. A missing one is an error that matches ErrNoBackup.
+func (r *Repo) Load(ctx context.Context, name string) (Backup, error) {
+	key := name
+	switch {
+	case strings.Contains(name, "/"):
+	case strings.HasSuffix(name, jsonSuffix):
+		key = manifestPrefix + name
+	default:
+		key = manifestKey(name)
+	}
+	m, err := r.readManifest(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Backup{}, fmt.Errorf("backup %s in %s: %w", name, r.Location(), ErrNoBackup)
+	}
+	if err != nil {
+		return Backup{}, fmt.Errorf("backup %s in %s: %w", name, r.Location(), err)
+	}
+	return Backup{ID: idOf(key), Key: key, Manifest: m}, nil
+}
+
+// Latest returns the newest backup that accept takes; nil takes all. It also
+// returns the newer ones whose manifests cannot be read, which the caller must
+// not pass over in silence. Where none is left the error matches ErrNoBackup.
+func (r *Repo) Latest(ctx context.Context, accept func(*manifest.Manifest) bool) (latest Backup, broken []Backup, err error) {
+	backups, err := r.List(ctx)
+	if err != nil {
+		return Backup{}, nil, err
+	}
+	for _, b := range backups {
+		switch {
+		case b.Err != nil:
+			broken = append(broken, b)
+		case accept == nil || accept(b.Manifest):
+			return b, broken, nil
+		}
+	}
+	err = fmt.Errorf("%w in %s", ErrNoBackup, r.Location())
+	if len(broken) > 0 {
+		err = fmt.Errorf("%w that can be read: backup %s: %w", err, broken[0].ID, broken[0].Err)
+	}
+	return Backup{}, broken, err
+}
+
+// What can be wrong with a data file.
+var (
+	ErrMissing = errors.New("the file is missing")
+	ErrSize    = errors.New("the file has another size")
+	ErrHash    = errors.New("the file has other contents")
+)
+
+// DataError says what is wrong with the data file of a schema. It matches
+// ErrMissing, ErrSize or ErrHash, or wraps the error of reading it.
+type DataError struct {
+	Schema, Tenant string
+	Key            string
+	Err            error
+	Want, Got      string // size or hash; empty where it is neither
+}
+
+// Error names schema, file and what is wrong.
+func (e *DataError) Error() string {
+	s := fmt.Sprintf("data file %s of schema %q: %v", e.Key, e.Schema, e.Err)
+	if e.Want != "" {
+		s += fmt.Sprintf(" (%s, the manifest says %s)", e.Got, e.Want)
+	}
+	return s
+}
+
+// Unwrap returns the kind.
+func (e *DataError) Unwrap() error { return e.Err }
+
+// OpenData opens the data file of an entry of a manifest and checks its size.
+// What is wrong with the file is a *DataError.
+func (r *Repo) OpenData(ctx context.Context, m *manifest.Manifest, s manifest.Schema) (storage.Object, error) {
+	key, err := s.Key(m.Format)
+	if err != nil {
+		return nil, fmt.Errorf("schema %q: %w", s.Schema, err)
+	}
+	wrong := &DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}
+	o, err := r.storage.Open(ctx, key)
+	if err != nil {
+		wrong.Err = err
+		if errors.Is(err, fs.ErrNotExist) {
+			wrong.Err = ErrMissing
+		}
+		return nil, wrong
+	}
+	if o.Size() != s.Size {
+		wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", o.Size()), fmt.Sprint(s.Size)
+		return nil, errors.Join(wrong, o.Close())
+	}
+	return o, nil
+}
+
+// CheckHash reads an opened data file once and compares it with the entry of
+// its manifest. What is wrong with it is a *DataError. progress, which may be
+// nil, is told the bytes of each piece that was read.
+func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
+	key, err := s.Key(m.Format)
+	if err != nil {
+		return fmt.Errorf("schema %q: %w", s.Schema, err)
+	}
+	want, err := s.Digest(m.Format)
+	if err != nil {
+		return fmt.Errorf("schema %q: %w", s.Schema, err)
+	}
+	wrong := &DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}
+	if o.Size() != s.Size {
+		wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", o.Size()), fmt.Sprint(s.Size)
+		return wrong
+	}
+	h := sha256.New()
+	piece := make([]byte, min(s.Size, 1<<20))
+	for off := int64(0); off < s.Size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(int64(len(piece)), s.Size-off)
+		read, err := o.ReadAt(piece[:n], off)
+		h.Write(piece[:read])
+		off += int64(read)
+		if progress != nil {
+			progress(int64(read))
+		}
+		switch {
+		case int64(read) == n:
+		case errors.Is(err, io.EOF):
+			wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", off), fmt.Sprint(s.Size)
+			return wrong
+		default:
+			wrong.Err = fmt.Errorf("read at byte %d: %w", off, err)
+			return wrong
+		}
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		wrong.Err, wrong.Got, wrong.Want = ErrHash, "sha256 "+got, want
+		return wrong
+	}
+	return nil
+}
+
+// CheckData opens the data file of an entry, checks it as CheckHash does, and
+// closes it.
+func (r *Repo) CheckData(ctx context.Context, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
+	o, err := r.OpenData(ctx, m, s)
+	if err != nil {
+		return err
+	}
+	return errors.Join(CheckHash(ctx, o, m, s, progress), o.Close())
+}
