@@ -96,7 +96,10 @@ variables, password files and service files that psql uses.`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
+		newRestoreCommand(a),
 		newListCommand(a),
+		newVerifyCommand(a),
+		newDemoCommand(a),
 		newVersionCommand(a),
 	}
 }

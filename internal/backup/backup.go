@@ -71,6 +71,7 @@ type Result struct {
 const (
 	maxRounds    = 5 // snapshots that a schema that keeps changing is tried on
 	lockAttempts = 12
+	copyAttempts = 3
 )
 
 // PartialError is a run that saved some schemas and not others. Its manifest
@@ -174,6 +175,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer first.close()
+	o.Log.DebugContext(ctx, "Exported the snapshot and read the inventory", "schemas", len(first.schemas), "seconds", time.Since(began).Seconds())
 	if err := first.choose(); err != nil {
 		return nil, err
 	}

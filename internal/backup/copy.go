@@ -80,8 +80,9 @@ type sink struct {
 	enc  *datafile.Encoder
 	add  func(bytes, rows int64)
 
-	open    bool              // a frame is begun
-	pending []*manifest.Piece // pieces in it
+	open     bool              // a frame is begun
+	appended bool              // a frame is in the file
+	pending  []*manifest.Piece // pieces in it
 
 	into  string // of the table that is being written
 	piece *manifest.Piece
@@ -90,6 +91,9 @@ type sink struct {
 	hash  hash.Hash
 	parts []*manifest.Piece
 }
+
+// chunkSize is how many bytes of short rows are hashed and compressed at once.
+const chunkSize = 32 << 10
 
 const endOfRows = "\\.\n\n"
 
@@ -121,11 +125,15 @@ func (k *sink) row(row []byte) error {
 	k.sum.Add(row)
 	k.piece.Rows++
 	k.piece.Bytes += int64(len(row))
-	k.chunk = append(k.chunk, row...)
-	if len(k.chunk) < 32<<10 {
+	if len(k.chunk)+len(row) < chunkSize {
+		k.chunk = append(k.chunk, row...)
 		return nil
 	}
 	if err := k.flushChunk(); err != nil {
+		return err
+	}
+	k.hash.Write(row)
+	if _, err := k.enc.Write(row); err != nil {
 		return err
 	}
 	if k.enc.Size() < datafile.FrameTarget {
@@ -141,9 +149,6 @@ func (k *sink) flushChunk() error {
 	k.hash.Write(k.chunk)
 	_, err := k.enc.Write(k.chunk)
 	k.chunk = k.chunk[:0]
-	if cap(k.chunk) > 1<<20 { // after an enormous row
-		k.chunk = nil
-	}
 	return err
 }
 
@@ -183,6 +188,7 @@ func (k *sink) endFrame() error {
 	if err != nil {
 		return &storageError{err}
 	}
+	k.appended = true
 	for _, p := range k.pending {
 		p.Frame = n
 	}
@@ -230,8 +236,18 @@ type segment struct {
 	table *copied
 	n     int
 	file  *datafile.Writer
-	done  chan<- error
+	done  chan<- helped
 }
+
+// helped is what came of a segment that was given to another worker.
+type helped struct {
+	n   int
+	err error
+}
+
+// errUntouched wraps what kept a worker from helping before it wrote anything:
+// the segment can still be copied by the worker whose tenant it is.
+var errUntouched = errors.New("nothing copied yet")
 
 // worker copies rows on a session of its own.
 type worker struct {
@@ -265,7 +281,7 @@ func (w *worker) work(ctx context.Context, tenants <-chan *tenant, segments <-ch
 			if !ok {
 				return nil
 			}
-			s.done <- w.helpWith(ctx, s)
+			s.done <- helped{s.n, w.helpWith(ctx, s)}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -278,12 +294,21 @@ func (w *worker) session(ctx context.Context) error {
 		return nil
 	}
 	conn, err := w.Server.Connect(ctx)
+	for attempt := 1; pg.Code(err) == pg.OutOfMemory && attempt < lockAttempts; attempt++ { // the lock table is full for a moment
+		if err := pause(ctx, min(w.LockTimeout, time.Second)); err != nil {
+			return err
+		}
+		conn, err = w.Server.Connect(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	if err := w.snapshot.Import(ctx, conn); err != nil {
 		pg.Close(conn)
-		return fmt.Errorf("the snapshot of this backup is gone: %w", err)
+		if pg.Code(err) != "" {
+			err = fmt.Errorf("%w: %w", errSnapshotGone, err)
+		}
+		return err
 	}
 	w.conn = conn
 	return nil
@@ -292,6 +317,10 @@ func (w *worker) session(ctx context.Context) error {
 const (
 	savepoint = "SAVEPOINT tenantkeep"
 	giveBack  = "ROLLBACK TO SAVEPOINT tenantkeep; RELEASE SAVEPOINT tenantkeep"
+
+	// Around the statements of one message, within the other.
+	batchSavepoint = "SAVEPOINT tenantkeep_batch;"
+	batchGiveBack  = ";ROLLBACK TO SAVEPOINT tenantkeep_batch; RELEASE SAVEPOINT tenantkeep_batch"
 )
 
 // release gives all locks back. A session for which that does not work is
@@ -308,21 +337,26 @@ func (w *worker) release(ctx context.Context) {
 }
 
 // tenant copies one tenant into its file. A session that is lost on the way is
-// replaced, once, as long as the snapshot lives.
+// replaced, as long as the snapshot lives.
 func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error) {
 	for attempt := 1; ; attempt++ {
 		if err := w.session(ctx); err != nil {
-			return nil, err
+			return nil, &sessionError{err}
 		}
 		s, err := w.attempt(ctx, t)
-		if err == nil || !pg.Lost(err) || ctx.Err() != nil || attempt == 3 {
-			return s, err
-		}
 		var storage *storageError
-		if errors.As(err, &storage) {
+		switch {
+		case err == nil:
+			return s, nil
+		case ctx.Err() != nil, errors.As(err, &storage), attempt == copyAttempts:
+			return nil, err
+		case pg.Lost(err):
+			w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("the session was lost (%v): trying again", err))
+		case pg.Code(err) == pg.Deadlock, pg.Code(err) == pg.LockNotAvailable:
+			w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("another session was in the way (%v): trying again", err))
+		default:
 			return nil, err
 		}
-		w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("the session was lost (%v): trying again", err))
 	}
 }
 
@@ -344,6 +378,9 @@ func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, er
 		}
 	}()
 	index, err := w.write(ctx, t, datafile.NewWriter(data, w.Compression))
+	if pg.Missing(err) || pg.Code(err) == pg.Internal { // what no lock keeps, by name or by OID: a sequence, a type, the schema itself
+		err = &changedError{err.Error()}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -397,10 +434,17 @@ func (w *worker) lock(ctx context.Context, t *tenant) error {
 			}
 			w.Progress.Note(slogWarn, t.tenant, "another session holds a lock on one of its tables: trying again")
 		case pg.Code(err) == pg.LockNotAvailable:
-			return fmt.Errorf("another session has held a lock on one of its tables for more than %s (a running ALTER TABLE, TRUNCATE or VACUUM FULL?)",
-				time.Duration(lockAttempts)*w.LockTimeout)
+			return &lockedError{time.Duration(lockAttempts) * w.LockTimeout}
+		case pg.Code(err) == pg.OutOfMemory && attempt < lockAttempts && len(tables) < w.info.LockSlots:
+			// Others fill the lock table too: runs of pg_dump, other workers.
+			if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
+				return err
+			}
+			if err := pause(ctx, min(w.LockTimeout, time.Second)); err != nil {
+				return err
+			}
 		case pg.Code(err) == pg.OutOfMemory:
-			return fmt.Errorf("its %d tables do not fit the server's lock table: raise max_locks_per_transaction: %w", len(tables), err)
+			return &tooManyError{len(tables)}
 		default:
 			return fmt.Errorf("lock tables: %w", err)
 		}
@@ -411,10 +455,21 @@ func (w *worker) lock(ctx context.Context, t *tenant) error {
 // the one that the snapshot shows. A TRUNCATE, or an ALTER TABLE that rewrites
 // the table, is not seen through a snapshot: it would read as empty.
 func (w *worker) unchanged(ctx context.Context, t *tenant) error {
-	w.mu.Lock()
-	now, err := pg.ReadRelations(ctx, w.fresh, t.oids)
-	w.mu.Unlock()
-	if err != nil {
+	oids := make([]uint32, len(t.relations))
+	for i, rel := range t.relations {
+		oids[i] = rel.OID
+	}
+	var now []pg.Relation
+	unchanged := false
+	err := w.newest(ctx, func(q pg.Querier) (err error) {
+		count, touched, err := pg.Touched(ctx, q, t.oids, oids, w.snapshot)
+		if unchanged = err == nil && !touched && count == len(t.relations); unchanged || err != nil {
+			return err
+		}
+		now, err = pg.ReadRelations(ctx, q, t.oids)
+		return err
+	})
+	if err != nil || unchanged {
 		return err
 	}
 	before := map[uint32]pg.Relation{}
@@ -549,9 +604,11 @@ func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied) er
 	for i, c := range tables {
 		statements[i] = c.from()
 	}
-	at := -1
+	at, done := -1, 0
 	batch := pg.Batch{
-		SQL: strings.Join(statements, ";"),
+		// The savepoint gives back the locks on what belongs to the tables:
+		// indexes, and where their large values are.
+		SQL: batchSavepoint + strings.Join(statements, ";") + batchGiveBack,
 		CopyRow: func(n int, row []byte) error {
 			if n != at {
 				at = n
@@ -564,12 +621,13 @@ func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied) er
 				at = n
 				sink.begin("")
 			}
+			done = n + 1
 			return sink.finish(tables[n], 0)
 		},
 	}
 	if err := batch.Run(ctx, w.conn); err != nil {
-		if at+1 < len(tables) && pg.Code(err) != "" {
-			return fmt.Errorf("copy %s: %w", pg.Identifier(tables[at+1].schema, tables[at+1].name), err)
+		if done < len(tables) && pg.Code(err) != "" {
+			return fmt.Errorf("copy %s: %w", pg.Identifier(tables[done].schema, tables[done].name), err)
 		}
 		return fmt.Errorf("copy rows: %w", err)
 	}
@@ -596,32 +654,30 @@ func (k *sink) finish(c *copied, n int) error {
 // copySegments copies a big table, with the help of workers that have nothing
 // else to do. The locks of this worker keep its definition as it is for all.
 func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied) error {
-	done := make(chan error, len(c.segments))
-	helped := 0
+	done := make(chan helped, len(c.segments))
+	given := 0
 	var failure error
-	for n := range c.segments {
+	for n := 0; n < len(c.segments) && failure == nil; n++ {
 		select {
 		case w.segments <- &segment{table: c, n: n, file: sink.file, done: done}:
-			helped++
-			continue
+			given++
 		default:
-		}
-		if failure = w.copySegment(ctx, sink, c, n, ""); failure != nil {
-			break
+			failure = w.copySegment(ctx, sink, c, n, "")
 		}
 	}
-	for range helped {
-		select {
-		case err := <-done:
-			failure = errors.Join(failure, err)
-		case <-ctx.Done():
-			return errors.Join(failure, context.Cause(ctx))
+	// All must have ended before the file is: they write to it.
+	for range given {
+		h := <-done
+		if errors.Is(h.err, errUntouched) && failure == nil {
+			h.err = w.copySegment(ctx, sink, c, h.n, "")
 		}
+		failure = errors.Join(failure, h.err)
 	}
 	return failure
 }
 
-func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, locks string) error {
+// copySegment copies one segment, after the statements of before.
+func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, before string) error {
 	s := c.source
 	s.first = int64(n) * segmentBlocks
 	if n < len(c.segments)-1 {
@@ -629,8 +685,8 @@ func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, 
 	}
 	sink.begin(c.into())
 	batch := pg.Batch{SQL: s.from(), CopyRow: func(_ int, row []byte) error { return sink.row(row) }}
-	if locks != "" {
-		batch.SQL = savepoint + ";" + batch.SQL + ";" + giveBack
+	if before != "" {
+		batch.SQL = before + ";" + batch.SQL + ";" + giveBack
 	}
 	if err := batch.Run(ctx, w.conn); err != nil {
 		return err
@@ -641,15 +697,21 @@ func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, 
 	return sink.endFrame()
 }
 
-// helpWith copies a segment of another worker's tenant.
+// helpWith copies a segment of another worker's tenant. It does not wait for a
+// lock for long: where a session waits to alter the table it waits for that
+// other worker, which waits for this one, and the server cannot see that.
 func (w *worker) helpWith(ctx context.Context, s *segment) error {
 	if err := w.session(ctx); err != nil {
-		return err
+		return errors.Join(errUntouched, err)
 	}
 	sink := &sink{file: s.file, enc: w.enc, add: w.Progress.Add}
-	err := w.copySegment(ctx, sink, s.table, s.n, savepoint)
-	if err != nil {
-		w.release(ctx)
+	err := w.copySegment(ctx, sink, s.table, s.n, fmt.Sprintf("%s; SET LOCAL lock_timeout = %d", savepoint, w.LockTimeout.Milliseconds()))
+	if err == nil {
+		return nil
+	}
+	w.release(ctx)
+	if !sink.appended && ctx.Err() == nil {
+		err = errors.Join(errUntouched, err)
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,11 +30,15 @@ const maxGroup = 400
 // definitions gets the definitions of the tenants and hands each tenant to
 // next, in groups that leave the server's lock table room for others.
 func (d *round) definitions(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
-	dumps := min(d.Jobs, 2)
-	budget, err := d.lockBudget(ctx, dumps)
+	budget, err := d.lockBudget(ctx)
 	if err != nil {
 		return err
 	}
+	dumps := min(d.Jobs, 2)
+	if budget < minLocks*dumps {
+		dumps = 1
+	}
+	budget = max(budget/dumps-dumpLocks, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(dumps)
 	for _, group := range groups(tenants, budget) {
@@ -41,18 +47,25 @@ func (d *round) definitions(ctx context.Context, tenants []*tenant, results *res
 	return g.Wait()
 }
 
-// lockBudget is how many relations one of so many concurrent runs of pg_dump
-// may lock. Three quarters of what the server promises are used at most: it
-// has about half as much again in reserve, and others need some too.
-func (d *round) lockBudget(ctx context.Context, dumps int) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// minLocks is how many locks there must be for each of several runs of pg_dump
+// at once, and dumpLocks what each takes for the catalogue alone.
+const (
+	minLocks  = 1000
+	dumpLocks = 250
+)
+
+// lockBudget is how many relations all runs of pg_dump together may lock: three
+// quarters of what the server promises for all sessions. The rest, and what the
+// server has in reserve, is for the workers and for others.
+func (d *round) lockBudget(ctx context.Context) (int, error) {
 	var used int
-	err := d.fresh.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath`).Scan(&used)
+	err := d.newest(ctx, func(q pg.Querier) error {
+		return q.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT fastpath`).Scan(&used)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("count locks: %w", err)
 	}
-	return max((d.info.LockSlots*3/4-used)/dumps, 100), nil
+	return d.info.LockSlots*3/4 - used, nil
 }
 
 // groups cuts the tenants into runs of pg_dump. Core has one of its own.
@@ -104,7 +117,8 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	if len(group) == 0 {
 		return nil
 	}
-	archive, err := pgdump.Run(ctx, d.dumpOptions(group))
+	began := time.Now()
+	archive, err := d.runDump(ctx, group)
 	var failure *pgdump.Error
 	switch {
 	case ctx.Err() != nil:
@@ -112,7 +126,10 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	case err == nil:
 	case !errors.As(err, &failure):
 		return err
-	case failure.Reason == pgdump.NotConnected || failure.Reason == pgdump.ConnectionLost || failure.Reason == pgdump.SnapshotGone:
+	case full(failure) && len(group) == 1:
+		results.fail(group[0], &tooManyError{group[0].Locks})
+		return nil
+	case !full(failure) && failure.Reason == pgdump.NotConnected || failure.Reason == pgdump.ConnectionLost || failure.Reason == pgdump.SnapshotGone:
 		return fmt.Errorf("read definitions: %w", err)
 	case len(group) > 1:
 		half := len(group) / 2
@@ -122,6 +139,9 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 		return d.dump(ctx, group[half:], results, next)
 	case failure.Reason == pgdump.Vanished:
 		return results.add(group[0], nil, &changedError{failure.Error()})
+	case failure.Reason == pgdump.LockTimeout:
+		results.fail(group[0], &lockedError{time.Duration(lockAttempts) * d.LockTimeout})
+		return nil
 	default:
 		results.fail(group[0], fmt.Errorf("read definitions: %w", err))
 		return nil
@@ -129,10 +149,12 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	for _, w := range archive.Warnings {
 		d.Progress.Note(slogWarn, "", w)
 	}
+	dumped := time.Now()
 	changed, err := d.changes(ctx)
 	if err != nil {
 		return err
 	}
+	d.Log.DebugContext(ctx, "Read definitions", "schemas", len(group), "dump_seconds", dumped.Sub(began).Seconds(), "check_seconds", time.Since(dumped).Seconds())
 	bySchema, _ := archive.Split()
 	for _, t := range group {
 		if table, ok := changed[t.OID]; ok || t.core && anyChanged(changed, t) {
@@ -159,6 +181,34 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	return nil
 }
 
+// runDump runs pg_dump. For a single tenant it tries again where others were in
+// the way; a group is cut in halves instead.
+func (d *round) runDump(ctx context.Context, group []*tenant) (*pgdump.Archive, error) {
+	for attempt := 1; ; attempt++ {
+		archive, err := pgdump.Run(ctx, d.dumpOptions(group))
+		var failure *pgdump.Error
+		if !errors.As(err, &failure) || len(group) > 1 || attempt == lockAttempts {
+			return archive, err
+		}
+		switch {
+		case failure.Reason == pgdump.LockTimeout: // has waited
+			d.Progress.Note(slogWarn, group[0].tenant, "another session holds a lock on one of its tables: trying again")
+		case full(failure) && group[0].Locks < d.info.LockSlots:
+			if err := pause(ctx, min(d.LockTimeout, time.Second)); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, err
+		}
+	}
+}
+
+// full reports whether pg_dump ran into a full lock table. Then even a
+// connection may be refused.
+func full(failure *pgdump.Error) bool {
+	return failure.Reason == pgdump.LockTableFull || strings.Contains(failure.Message, "out of shared memory")
+}
+
 // anyChanged reports whether something that belongs to core changed: in one
 // of its schemas, or outside of all schemas.
 func anyChanged(changed map[uint32]string, core *tenant) bool {
@@ -168,10 +218,12 @@ func anyChanged(changed map[uint32]string, core *tenant) bool {
 	return slices.ContainsFunc(core.oids, func(oid uint32) bool { _, ok := changed[oid]; return ok })
 }
 
-func (d *round) changes(ctx context.Context) (map[uint32]string, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return pg.ChangedDefinitions(ctx, d.tx, d.fresh, d.snapshot)
+func (d *round) changes(ctx context.Context) (changed map[uint32]string, err error) {
+	err = d.newest(ctx, func(q pg.Querier) error {
+		changed, err = pg.ChangedDefinitions(ctx, d.tx, q, d.snapshot)
+		return err
+	})
+	return changed, err
 }
 
 func (d *round) dumpOptions(group []*tenant) pgdump.Options {
@@ -288,6 +340,13 @@ func (d *round) tenantSchemas() []string {
 // read without seeing all of it.
 func (d *round) readable(t *tenant) error {
 	var denied, filtered []string
+	for _, rel := range t.relations {
+		for _, name := range append([]string{rel.Name}, t.details[rel.OID].Copied...) {
+			if !utf8.ValidString(name) {
+				return fmt.Errorf("the name %q in it is not valid UTF-8: in a database of encoding SQL_ASCII names must be", name)
+			}
+		}
+	}
 	grant := "TABLE"
 	for _, rel := range t.relations {
 		detail, ok := t.details[rel.OID]
@@ -368,13 +427,17 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 	}
 	s.post = slices.Insert(s.post, at, added...)
 
+	needs, err := d.needs()
+	if err != nil {
+		return err
+	}
 	uses := map[string]bool{}
 	oids := t.oids
 	if t.core {
 		oids = append(slices.Clone(oids), pg.NoSchema)
 	}
 	for _, oid := range oids {
-		if n := d.needs[oid]; n != nil {
+		if n := needs[oid]; n != nil {
 			for _, role := range n.Roles {
 				roles[role] = true
 			}
@@ -404,7 +467,9 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 func (d *round) elsewhere(st pgdump.Statement) bool {
 	tenants := d.tenantSchemas()
 	for _, x := range d.extensions {
-		if (st.Kind == "EXTENSION" && st.Tag == x.Name || st.Kind == "COMMENT" && st.Tag == "EXTENSION "+x.Name) && slices.Contains(tenants, x.Schema) {
+		// pg_dump quotes the name in the tag of a comment, where it has to.
+		comment := st.Kind == "COMMENT" && (st.Tag == "EXTENSION "+x.Name || st.Tag == "EXTENSION "+pg.Identifier(x.Name))
+		if (comment || st.Kind == "EXTENSION" && st.Tag == x.Name) && slices.Contains(tenants, x.Schema) {
 			return true
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +36,12 @@ type tenant struct {
 	err error // why it must be taken again
 }
 
+// forget lets go of what is only needed while the tenant is being copied, so
+// that memory does not grow with the number of tenants.
+func (t *tenant) forget() {
+	t.relations, t.details, t.config, t.members, t.matviews, t.script = nil, nil, nil, nil, nil, script{}
+}
+
 // round takes schemas at one snapshot.
 type round struct {
 	*run
@@ -46,7 +54,7 @@ type round struct {
 
 	schemas    []pg.Schema // all of the database
 	tenants    []*tenant   // to take, the biggest first
-	needs      map[uint32]*pg.Needs
+	needs      func() (map[uint32]*pg.Needs, error)
 	extensions []pg.Extension
 	config     []pg.ConfigTable
 	roots      map[uint32]uint32
@@ -74,9 +82,7 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx); err != nil {
 		return nil, err
 	}
-	if d.needs, err = pg.ReadNeeds(ctx, d.tx); err != nil {
-		return nil, err
-	}
+	d.needs = sync.OnceValues(func() (map[uint32]*pg.Needs, error) { return d.readNeeds(ctx) })
 	if d.extensions, err = pg.ListExtensions(ctx, d.tx); err != nil {
 		return nil, err
 	}
@@ -101,11 +107,10 @@ func (d *round) close() {
 	d.conn, d.fresh = nil, nil
 }
 
-// choose picks what the options ask for.
-func (d *round) choose() error {
+// candidates are all that could be taken, core first.
+func (d *round) candidates() []*tenant {
 	core := &tenant{Schema: pg.Schema{Name: manifest.CoreSchema, Usable: true}, tenant: d.tenantName(manifest.CoreSchema), core: true}
-	var tenants []*tenant
-	known := []string{manifest.CoreSchema}
+	tenants := []*tenant{core}
 	for _, s := range d.schemas {
 		switch {
 		case s.Name == manifest.CoreSchema:
@@ -115,12 +120,50 @@ func (d *round) choose() error {
 			core.oids = append(core.oids, s.OID)
 		case pg.IsOwn(s.Name):
 		default:
-			known = append(known, s.Name)
 			tenants = append(tenants, &tenant{Schema: s, tenant: d.tenantName(s.Name), oids: []uint32{s.OID}})
 		}
 	}
-	tenants = append([]*tenant{core}, tenants...)
-	var missing []string
+	return tenants
+}
+
+// newest calls f with the session that sees the newest state, and again with
+// another one where that was lost.
+func (d *round) newest(ctx context.Context, f func(pg.Querier) error) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err = f(d.fresh); !pg.Lost(err) || ctx.Err() != nil {
+		return err
+	}
+	pg.Close(d.fresh)
+	fresh, err := d.Server.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	d.fresh = fresh
+	return f(d.fresh)
+}
+
+// readNeeds reads what all schemas need from elsewhere, on a session of its
+// own: it takes about as long as a run of pg_dump.
+func (d *round) readNeeds(ctx context.Context) (map[uint32]*pg.Needs, error) {
+	conn, err := d.Server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(conn)
+	if err := d.snapshot.Import(ctx, conn); err != nil {
+		return nil, err
+	}
+	return pg.ReadNeeds(ctx, conn)
+}
+
+// choose picks what the options ask for.
+func (d *round) choose() error {
+	tenants := d.candidates()
+	var known, missing []string
+	for _, t := range tenants {
+		known = append(known, t.Name)
+	}
 	for _, name := range slices.Concat(d.Schemas, d.ExcludeSchemas) {
 		if !slices.Contains(known, name) {
 			missing = append(missing, name)
@@ -149,9 +192,8 @@ func (d *round) restrict(again []*tenant) (gone []*tenant) {
 	for _, t := range again {
 		wanted[t.Name] = true
 	}
-	if err := d.choose(); err == nil {
-		d.tenants = slices.DeleteFunc(d.tenants, func(t *tenant) bool { return !wanted[t.Name] })
-	}
+	d.tenants = slices.DeleteFunc(d.candidates(), func(t *tenant) bool { return !wanted[t.Name] })
+	d.sort()
 	for _, t := range d.tenants {
 		delete(wanted, t.Name)
 	}
@@ -181,6 +223,10 @@ func (d *round) planned() []pg.Schema {
 	return list
 }
 
+// ahead is how many tenants with their definitions may wait for a worker, so
+// that pg_dump need not wait for the rows.
+const ahead = 256
+
 // take saves the round's schemas into the manifest and returns those that must
 // be taken again. An error ends the whole run.
 func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, error) {
@@ -188,9 +234,17 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 	ready := d.usable(results)
 
 	g, ctx := errgroup.WithContext(ctx)
-	tenants := make(chan *tenant)
+	tenants := make(chan *tenant, ahead)
 	segments := make(chan *segment)
-	var open sync.WaitGroup // tenants that are given out and not finished
+	// The definitions, and tenants that are given out and not finished. Whoever
+	// ends the last of them ends the segments; after an error nobody does.
+	var open atomic.Int64
+	open.Store(1)
+	done := func() {
+		if open.Add(-1) == 0 {
+			close(segments)
+		}
+	}
 	g.Go(func() error {
 		err := d.definitions(ctx, ready, results, func(t *tenant) error {
 			open.Add(1)
@@ -198,21 +252,33 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 			case tenants <- t:
 				return nil
 			case <-ctx.Done():
-				open.Done()
 				return context.Cause(ctx)
 			}
 		})
+		if err != nil {
+			return err
+		}
 		close(tenants)
-		open.Wait()
-		close(segments)
-		return err
+		done()
+		return nil
 	})
-	for range d.Jobs {
+	for n := range d.Jobs {
 		g.Go(func() error {
 			w := &worker{round: d, segments: segments}
 			defer w.close()
+			err := w.session(ctx)
+			if n > 0 && pg.Code(err) == pg.TooManyConnections {
+				d.Progress.Note(slogWarn, "", "the server has no connection left for one of the workers: going on without it")
+				return nil
+			}
+			if err != nil {
+				return err
+			}
 			return w.work(ctx, tenants, segments, func(t *tenant, s *manifest.Schema, err error) error {
-				defer open.Done()
+				if err != nil && ctx.Err() != nil {
+					return context.Cause(ctx) // why the others stopped, not what came of it here
+				}
+				defer done()
 				return results.add(t, s, err)
 			})
 		})
@@ -251,8 +317,10 @@ type results struct {
 // add takes the end of one tenant: saved as s, or failed with err. It returns
 // the errors that end the run.
 func (r *results) add(t *tenant, s *manifest.Schema, err error) error {
+	t.forget()
 	var changed *changedError
 	var storage *storageError
+	var session *sessionError
 	switch {
 	case err == nil:
 		r.Lock()
@@ -266,7 +334,7 @@ func (r *results) add(t *tenant, s *manifest.Schema, err error) error {
 		r.again = append(r.again, t)
 		r.Unlock()
 		return nil
-	case errors.As(err, &storage), errors.Is(err, context.Canceled), pg.Lost(err):
+	case errors.As(err, &storage), errors.As(err, &session), pg.Lost(err):
 		return err
 	default:
 		r.fail(t, err)
@@ -284,6 +352,41 @@ func (r *results) fail(t *tenant, err error) {
 type changedError struct{ what string }
 
 func (e *changedError) Error() string { return e.what }
+
+// errSnapshotGone says that the session that exported the snapshot has ended,
+// so that no other can join it any more.
+var errSnapshotGone = errors.New("the session that holds the snapshot of this backup was lost")
+
+// sessionError is a worker that gets no session. It ends the run: no schema is
+// to blame.
+type sessionError struct{ err error }
+
+func (e *sessionError) Error() string { return e.err.Error() }
+func (e *sessionError) Unwrap() error { return e.err }
+
+// lockedError is a lock that was not granted in all the time that was waited.
+type lockedError struct{ waited time.Duration }
+
+func (e *lockedError) Error() string {
+	return fmt.Sprintf("another session has held a lock on one of its tables for more than %s (a running ALTER TABLE, TRUNCATE or VACUUM FULL?): back it up again when that is done", e.waited)
+}
+
+// tooManyError is a schema whose tables cannot all be locked at once.
+type tooManyError struct{ relations int }
+
+func (e *tooManyError) Error() string {
+	return fmt.Sprintf("its %d tables and views do not fit the server's lock table: raise max_locks_per_transaction", e.relations)
+}
+
+// pause waits, or less where the context ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // storageError is a failure to write to the repository. It ends the run, since
 // it would hit the other schemas too.

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
@@ -74,6 +75,9 @@ func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile
 
 // sequences reads where the sequences stand. They know no snapshot: a value
 // may be later than the rows, never earlier.
+//
+// They are read as tables: the lock that pg_sequence_last_value takes belongs
+// to the whole transaction, and no savepoint gives it back.
 func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) {
 	type sequence struct{ schema, name string }
 	var all []sequence
@@ -91,15 +95,19 @@ func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) 
 	for part := range batches(all, batchTables) {
 		selects := make([]string, len(part))
 		for i, s := range part {
-			selects[i] = "SELECT last_value, is_called FROM " + pg.Identifier(s.schema, s.name)
+			selects[i] = fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, pg.Identifier(s.schema, s.name))
 		}
 		batch := pg.Batch{
-			SQL: strings.Join(selects, ";"),
-			Row: func(n int, values [][]byte) error {
-				s := part[n]
+			SQL: batchSavepoint + strings.Join(selects, " UNION ALL ") + batchGiveBack,
+			Row: func(_ int, values [][]byte) error {
+				i, err := strconv.Atoi(string(values[0]))
+				if err != nil {
+					return err
+				}
+				s := part[i]
 				statements = append(statements, statement{
 					Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
-					SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), values[0], string(values[1]) == "t"),
+					SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), values[1], string(values[2]) == "t"),
 				})
 				return nil
 			},

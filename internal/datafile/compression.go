@@ -84,10 +84,16 @@ type frameCompressor interface {
 	Close() error // ends the frame
 }
 
-func newFrameCompressor(c Compression) (frameCompressor, error) {
+// newFrameCompressor makes a compressor for frames of rows, or for the others:
+// definitions are small and repeat themselves, so that a better default costs
+// little there.
+func newFrameCompressor(c Compression, rows bool) (frameCompressor, error) {
 	switch c.Algorithm {
 	case Zstd:
 		level := zstd.SpeedFastest
+		if !rows {
+			level = zstd.SpeedDefault
+		}
 		if c.Level > 0 {
 			level = zstd.EncoderLevelFromZstd(c.Level)
 		}

@@ -85,13 +85,22 @@ type Frame struct {
 // Statement is one step of the definitions or of what follows the data.
 type Statement struct {
 	Frame  int    `json:"f"`
-	Offset int64  `json:"o"` // in the decompressed frame
+	Offset int64  `json:"o,omitempty"` // in the decompressed frame; in the file left out where it follows the one before, see follows
 	Length int64  `json:"n"`
 	Kind   string `json:"kind"`            // as pg_dump's table of contents names it; OWNER, SEQUENCE SET, REFRESH and LARGE OBJECT DATA are ours
 	Tag    string `json:"tag,omitempty"`   // name of the object, with its arguments for functions
 	Schema string `json:"in,omitempty"`    // where it is not the schema of the file
 	Table  string `json:"table,omitempty"` // of indexes, constraints and the like: the table they belong to
 	Role   string `json:"role,omitempty"`  // of OWNER: the new owner
+}
+
+// follows is where a statement begins that stands in the same frame behind
+// another, with an empty line between them, or that is the first of its frame.
+func follows(previous *Statement, frame int) int64 {
+	if previous == nil || previous.Frame != frame {
+		return 0
+	}
+	return previous.Offset + previous.Length + 1
 }
 
 // line is one line of the encoded index: one of its fields is set.
@@ -132,10 +141,19 @@ func (x *Index) encode(w io.Writer) error {
 			return err
 		}
 	}
+	var previous *Statement
 	for i := range x.Statements {
-		if err := put(line{Statement: &x.Statements[i]}); err != nil {
+		s := x.Statements[i]
+		switch expected := follows(previous, s.Frame); {
+		case s.Offset == expected:
+			s.Offset = 0
+		case s.Offset == 0:
+			return fmt.Errorf("statement %s %s overlaps the one before it", s.Kind, s.Tag)
+		}
+		if err := put(line{Statement: &s}); err != nil {
 			return err
 		}
+		previous = &x.Statements[i]
 	}
 	for i := range x.Tables {
 		if err := put(line{Table: &x.Tables[i]}); err != nil {
@@ -188,6 +206,13 @@ func decodeIndex(r io.Reader) (*Index, error) {
 		case l.Frame != nil:
 			x.Frames = append(x.Frames, *l.Frame)
 		case l.Statement != nil:
+			var previous *Statement
+			if n := len(x.Statements); n > 0 {
+				previous = &x.Statements[n-1]
+			}
+			if l.Statement.Offset == 0 {
+				l.Statement.Offset = follows(previous, l.Statement.Frame)
+			}
 			x.Statements = append(x.Statements, *l.Statement)
 		case l.Table != nil:
 			x.Tables = append(x.Tables, *l.Table)

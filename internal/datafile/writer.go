@@ -25,7 +25,9 @@ const FrameTarget = 4 << 20
 
 // Encoder builds one frame at a time in memory. Each worker has its own.
 type Encoder struct {
-	comp   frameCompressor
+	comp   frameCompressor // of the frame that was begun
+	rows   frameCompressor
+	others frameCompressor
 	out    bytes.Buffer
 	buf    []byte // gathers short writes: a compressor call costs more than a row
 	size   int64
@@ -36,11 +38,15 @@ type Encoder struct {
 
 // NewEncoder makes an encoder for files of that compression.
 func NewEncoder(c Compression) (*Encoder, error) {
-	comp, err := newFrameCompressor(c)
+	rows, err := newFrameCompressor(c, true)
 	if err != nil {
 		return nil, err
 	}
-	return &Encoder{comp: comp, buf: make([]byte, 0, 64<<10), hash: sha256.New()}, nil
+	others, err := newFrameCompressor(c, false)
+	if err != nil {
+		return nil, err
+	}
+	return &Encoder{rows: rows, others: others, buf: make([]byte, 0, 64<<10), hash: sha256.New()}, nil
 }
 
 // Begin starts a frame, forgetting one that was not appended.
@@ -48,6 +54,10 @@ func (e *Encoder) Begin(kind FrameKind) {
 	e.out.Reset()
 	if e.out.Cap() > 4*FrameTarget { // one enormous row shall not stay in memory for good
 		e.out = bytes.Buffer{}
+	}
+	e.comp = e.others
+	if kind == DataFrame {
+		e.comp = e.rows
 	}
 	e.comp.Reset(&e.out)
 	e.buf = e.buf[:0]

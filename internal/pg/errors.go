@@ -19,6 +19,9 @@ const (
 	QueryCanceled    = "57014"
 	Deadlock         = "40P01"
 	Privilege        = "42501"
+
+	TooManyConnections = "53300"
+	Internal           = "XX000" // also: something that was given by OID is gone
 )
 
 // Code is the SQLSTATE of an error, "" where it is none of PostgreSQL's.

@@ -82,7 +82,7 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 	rows, err := q.Query(ctx, `
 		SELECT n.oid, n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
 			coalesce(r.tables, 0), coalesce(r.locks, 0), coalesce(r.bytes, 0)::int8,
-			pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+			coalesce(pg_catalog.has_schema_privilege(n.oid, 'USAGE'), true), -- null where it was dropped after the snapshot
 			ARRAY(SELECT x.extname::text FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid ORDER BY 1),
 			NOT EXISTS (
 				SELECT FROM pg_catalog.pg_depend d
@@ -162,6 +162,29 @@ const relationsSQL = `
 		WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
 	ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
 
+// Touched tells in little time whether relations may have changed since a
+// snapshot: how many there are in the schemas, and whether the catalogs have a
+// row of theirs that was written since its oldest transaction. Where the number
+// is the same and there is no such row, ReadRelations would return what it
+// returned under the snapshot.
+func Touched(ctx context.Context, q Querier, schemas, relations []uint32, snapshot *Snapshot) (count int, touched bool, err error) {
+	err = q.QueryRow(ctx, `
+		SELECT count(*), coalesce(bool_or(age(c.xmin) <= age($3::text::xid)), false) OR EXISTS (
+			SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY($2) AND age(a.xmin) <= age($3::text::xid))
+		FROM pg_catalog.pg_depend d
+		JOIN pg_catalog.pg_class c ON c.oid = d.objid
+		WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
+		AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
+		AND NOT EXISTS (
+			SELECT FROM pg_catalog.pg_depend e
+			WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')`,
+		schemas, relations, xid32(snapshot.Xmin)).Scan(&count, &touched)
+	if err != nil {
+		return 0, false, fmt.Errorf("look for changes: %w", err)
+	}
+	return count, touched, nil
+}
+
 // ReadRelations lists the relations of schemas, but for those of extensions,
 // in the order of schema and name.
 func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation, error) {
@@ -183,7 +206,8 @@ func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation
 func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Details, error) {
 	rows, err := q.Query(ctx, `
 		SELECT c.oid, coalesce(m.amname = 'heap', false), c.relispopulated,
-			CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END,
+			-- null where it was dropped after the snapshot, which is found later
+			coalesce(CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, true),
 			c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
 			coalesce(a.columns, '{}')
 		FROM pg_catalog.pg_class c
@@ -552,7 +576,8 @@ func ListCasts(ctx context.Context, q Querier) ([]Cast, error) {
 			CASE WHEN (SELECT nspname FROM pg_catalog.pg_namespace WHERE oid = s.typnamespace) IN ('pg_catalog', 'public')
 				THEN t.typnamespace ELSE s.typnamespace END AS schema) l
 		WHERE c.oid >= 16384 AND NOT EXISTS (
-			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = c.oid
+			AND e.deptype IN ('e', 'i')) -- of an extension, or made together with a range type
 		ORDER BY tag COLLATE "C"`)
 	if err != nil {
 		return nil, fmt.Errorf("list casts: %w", err)

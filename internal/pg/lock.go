@@ -17,8 +17,12 @@ const (
 	lockObject = 1
 )
 
-// Lock takes the lock of the database for the session of conn, without waiting,
-// and names the session after the purpose, such as "restore", for others to
+// lockWait is how long Lock waits for a session whose client has just ended,
+// or was killed: the server takes a moment to notice.
+const lockWait = time.Second
+
+// Lock takes the lock of the database for the session of conn, waiting for a
+// second at most, and names the session after the purpose, such as "restore", for others to
 // see. The lock ends with the session at the latest. Where another session has
 // it the error is a *LockedError.
 func Lock(ctx context.Context, conn *pgx.Conn, purpose string) error {
@@ -26,13 +30,23 @@ func Lock(ctx context.Context, conn *pgx.Conn, purpose string) error {
 	if err != nil {
 		return fmt.Errorf("name the session: %w", err)
 	}
-	var granted bool
-	err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1::int4, $2::int4)`, lockClass, lockObject).Scan(&granted)
-	if err != nil {
-		return fmt.Errorf("lock the database: %w", err)
-	}
-	if granted {
-		return nil
+	for deadline := time.Now().Add(lockWait); ; {
+		var granted bool
+		err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1::int4, $2::int4)`, lockClass, lockObject).Scan(&granted)
+		if err != nil {
+			return fmt.Errorf("lock the database: %w", err)
+		}
+		if granted {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lock the database: %w", context.Cause(ctx))
+		case <-time.After(lockWait / 20):
+		}
 	}
 	locked := &LockedError{Database: conn.Config().Database}
 	err = conn.QueryRow(ctx, `

@@ -16,15 +16,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
 )
 
-// Server is a database to connect to: who, where, which.
+// Server is a database to connect to: who, where, which. Its methods may be
+// called from several goroutines.
 type Server struct {
-	config *pgx.ConnConfig
+	mu     sync.Mutex
+	config *pgx.ConnConfig // replaced, never changed
 	// settings are connection settings in libpq's words that pgx does not
 	// give back, for programs that are handed the connection by environment.
 	settings map[string]string
@@ -70,6 +73,11 @@ func Parse(databaseURL string) (*Server, error) {
 	if config.Database == "" {
 		config.Database = config.User
 	}
+	for key := range environmentOf {
+		if key != "options" { // what pgx does not know it would send to the server, which refuses it
+			delete(config.RuntimeParams, key)
+		}
+	}
 	return &Server{config: config, settings: settings}, nil
 }
 
@@ -100,31 +108,38 @@ func addServiceSettings(settings map[string]string, service string) error {
 
 // WithDatabase is the same server with another database.
 func (s *Server) WithDatabase(name string) *Server {
-	c := s.config.Copy()
+	c := s.current().Copy()
 	c.Database = name
 	return &Server{config: c, settings: s.settings}
 }
 
 // WithPassword is the same server with a password, where it has none yet.
 func (s *Server) WithPassword(password string) *Server {
-	if s.config.Password != "" || password == "" {
+	if s.current().Password != "" || password == "" {
 		return s
 	}
-	c := s.config.Copy()
+	c := s.current().Copy()
 	c.Password = password
 	return &Server{config: c, settings: s.settings}
 }
 
 // Database is the name of the database.
-func (s *Server) Database() string { return s.config.Database }
+func (s *Server) Database() string { return s.current().Database }
+
+func (s *Server) current() *pgx.ConnConfig {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config
+}
 
 // String names user, host and database, never the password.
 func (s *Server) String() string {
-	host := s.config.Host
+	c := s.current()
+	host := c.Host
 	if !strings.HasPrefix(host, "/") {
-		host = net.JoinHostPort(host, strconv.Itoa(int(s.config.Port)))
+		host = net.JoinHostPort(host, strconv.Itoa(int(c.Port)))
 	}
-	return fmt.Sprintf("database %q on %s as %q", s.config.Database, host, s.config.User)
+	return fmt.Sprintf("database %q on %s as %q", c.Database, host, c.User)
 }
 
 // environmentOf maps connection settings to libpq's environment variables.
@@ -180,15 +195,16 @@ func (s *Server) Env() []string {
 			env = append(env, name+"="+value)
 		}
 	}
+	c := s.current()
 	env = append(env,
-		"PGHOST="+s.config.Host,
-		"PGPORT="+strconv.Itoa(int(s.config.Port)),
-		"PGUSER="+s.config.User,
-		"PGDATABASE="+s.config.Database,
+		"PGHOST="+c.Host,
+		"PGPORT="+strconv.Itoa(int(c.Port)),
+		"PGUSER="+c.User,
+		"PGDATABASE="+c.Database,
 		"PGAPPNAME=tenantkeep",
 	)
-	if s.config.Password != "" {
-		env = append(env, "PGPASSWORD="+s.config.Password)
+	if c.Password != "" {
+		env = append(env, "PGPASSWORD="+c.Password)
 	}
 	return env
 }
@@ -208,6 +224,7 @@ SET standard_conforming_strings = on;
 SET row_security = off;
 SET synchronize_seqscans = off;
 SET quote_all_identifiers = off;
+SET plan_cache_mode = force_custom_plan;
 SET check_function_bodies = off;
 SET statement_timeout = 0;
 SET lock_timeout = 0;
@@ -236,7 +253,9 @@ func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 		if err := setUp(ctx, conn); err != nil {
 			return nil, errors.Join(err, closeNow(conn))
 		}
+		s.mu.Lock()
 		s.config = c
+		s.mu.Unlock()
 		return conn, nil
 	}
 	return nil, &ConnectError{Server: s.String(), Err: errors.Join(errs...)}
@@ -250,17 +269,18 @@ func (s *Server) hosts() []*pgx.ConnConfig {
 	}
 	var order []place
 	byPlace := map[place]*pgx.ConnConfig{}
-	first := s.config.Copy()
+	config := s.current()
+	first := config.Copy()
 	first.Fallbacks = nil
 	at := place{first.Host, first.Port}
 	order, byPlace[at] = append(order, at), first
-	for _, f := range s.config.Fallbacks {
+	for _, f := range config.Fallbacks {
 		at := place{f.Host, f.Port}
 		if c := byPlace[at]; c != nil {
 			c.Fallbacks = append(c.Fallbacks, f) // sslmode=prefer: the same host without TLS
 			continue
 		}
-		c := s.config.Copy()
+		c := config.Copy()
 		c.Host, c.Port, c.TLSConfig, c.Fallbacks = f.Host, f.Port, f.TLSConfig, nil
 		order, byPlace[at] = append(order, at), c
 	}
@@ -282,11 +302,12 @@ func setUp(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.PgConn().Exec(ctx, set).ReadAll(); err != nil {
 		return fmt.Errorf("set up session: %w", err)
 	}
-	var pid uint32
-	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()").Scan(&pid); err != nil {
+	// One message and no prepared statement, which a pooler might lose.
+	results, err := conn.PgConn().Exec(ctx, "SELECT pg_catalog.pg_backend_pid()").ReadAll()
+	if err != nil {
 		return fmt.Errorf("set up session: %w", err)
 	}
-	if pid != conn.PgConn().PID() {
+	if pid := string(results[0].Rows[0][0]); pid != strconv.FormatUint(uint64(conn.PgConn().PID()), 10) {
 		return &PoolerError{}
 	}
 	return nil

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+	"github.com/tenantkeep/tenantkeep/internal/verify"
+)
+
+// VerifyOptions are the flags of the command verify that are no settings.
+type VerifyOptions struct {
+	Manifest string // id, file name or path; empty: all
+	Latest   bool
+	Schemas  []string // by name of the schema or the tenant; empty: all
+	Format   format
+}
+
+// AddFlags adds the flags.
+func (o *VerifyOptions) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.Manifest, "manifest", "", "only this backup: its id, or the `PATH` of its manifest")
+	flags.BoolVar(&o.Latest, "latest", false, "only the newest backup")
+	flags.StringArrayVar(&o.Schemas, "schema", nil, "only the files of this schema or tenant `NAME`; repeat it for more")
+	o.Format.addFlag(flags, formatTable, formatJSON)
+}
+
+func newVerifyCommand(a *app) *cobra.Command {
+	var opts VerifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Read backups and check that they are as they were written",
+		Long: `Read the files of all backups and check that they are as they were written: that
+they are there, have their size and hash, that their index can be read and every
+frame decompresses, and that all rows are there, with the checksums of their
+tables. Of files that the original system wrote, only size, hash and compression
+can be checked.
+
+Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.`,
+		Example: `  tenantkeep verify
+  tenantkeep verify --latest
+  tenantkeep verify --manifest 20261123_000001 --format json`,
+		GroupID: groupInspect,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.Manifest != "" && opts.Latest {
+				return usagef("--manifest and --latest are two different backups: give one of them")
+			}
+			cfg, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			return runVerify(cmd.Context(), a, cfg, opts)
+		},
+	}
+	opts.AddFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags(), "jobs")
+	return cmd
+}
+
+// verifyError says that backups are not as they were written.
+type verifyError struct{ report *verify.Report }
+
+func (e *verifyError) Error() string {
+	return fmt.Sprintf("%s found in %s", ui.Plural(int64(len(e.report.Problems)), "problem"), ui.Plural(int64(e.report.Backups), "backup"))
+}
+
+// Hint says what to do.
+func (*verifyError) Hint() string {
+	return "take a new full backup now, and look for the cause: a failing disk, or something that writes into the repository"
+}
+
+func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptions) error {
+	repository, _, err := a.openRepository(cfg)
+	if err != nil {
+		return err
+	}
+	backups, err := repository.List(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case opts.Manifest != "":
+		var one repo.Backup
+		repository, one, err = a.namedBackup(ctx, repository, opts.Manifest)
+		if err != nil {
+			return err
+		}
+		backups = []repo.Backup{one}
+	case opts.Latest && len(backups) > 0:
+		backups = backups[:1]
+	}
+	if err := knownSchemas(backups, opts.Schemas); err != nil {
+		return err
+	}
+	if len(backups) > 0 { // a repository that does not exist is not made by looking at it
+		var unlock repo.Unlock
+		ctx, unlock, err = a.shareRepository(ctx, repository, "verify")
+		if err != nil {
+			return err
+		}
+		defer unlock() //nolint:errcheck // it ends with the process at the latest
+	}
+	report, err := verify.Run(ctx, verify.Options{
+		Repo: repository, Backups: backups, Schemas: opts.Schemas, Jobs: cfg.Jobs, Progress: a.progress(opts.Format),
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.showReport(report, opts); err != nil {
+		return err
+	}
+	if !report.OK {
+		return &verifyError{report}
+	}
+	return nil
+}
+
+// knownSchemas refuses names that no backup has: a check of nothing would say
+// that all is well.
+func knownSchemas(backups []repo.Backup, names []string) error {
+	for _, name := range names {
+		known := slices.ContainsFunc(backups, func(b repo.Backup) bool {
+			return b.Manifest != nil && slices.ContainsFunc(b.Manifest.Schemas, func(e manifest.Schema) bool { return e.Schema == name || e.Tenant == name })
+		})
+		if !known {
+			return usagef("--schema: no backup that is to be verified holds %s", ui.Safe(name))
+		}
+	}
+	return nil
+}
+
+// showReport writes the report.
+func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(struct {
+			Kind string `json:"kind"`
+			*verify.Report
+		}{"summary", r})
+	}
+	if len(r.Problems) > 0 {
+		table := ui.NewTable(ui.Column{Title: "backup"}, ui.Column{Title: "tenant"}, ui.Column{Title: "file"}, ui.Column{Title: "problem"})
+		for _, p := range r.Problems {
+			table.Add(p.Backup, p.Tenant, p.File, p.Error)
+		}
+		return a.ui().Table(table)
+	}
+	switch {
+	case r.Backups == 0:
+		a.ui().Printf("No backups to verify.")
+	default:
+		a.ui().Printf("All is well: %s, %s, %s stored, %s in %s.", ui.Plural(int64(r.Backups), "backup"), ui.Plural(int64(r.Files), "file"),
+			ui.Bytes(r.Bytes), ui.Plural(r.Rows, "row"), ui.Plural(r.Tables, "table"))
+		if r.Legacy > 0 {
+			a.ui().Printf("%s of the original format: only size, hash and compression could be checked.", ui.Plural(int64(r.Legacy), "file"))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+)
+
+// bigTable is from which size, in bytes of COPY text, a table's indexes are
+// built side by side.
+const bigTable = 8 << 20
+
+// indexes builds indexes and unique, primary and exclusion constraints.
+func (r *run) indexes(ctx context.Context) error {
+	var tasks []task
+	for _, u := range r.alive() {
+		tasks = append(tasks, task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {
+			next, err := r.planIndexes(ctx, u)
+			if err != nil || u.bytes() >= bigTable {
+				return next, err
+			}
+			// Of thousands of small tenants, no more than one for each session
+			// is in memory.
+			for _, t := range next {
+				if _, err := t.run(ctx, s); err != nil {
+					return nil, err
+				}
+			}
+			return nil, nil
+		}})
+	}
+	return r.work(ctx, tasks)
+}
+
+// tableKey names a table of any schema.
+type tableKey struct{ schema, name string }
+
+// planIndexes makes the tasks for the indexes of a unit. Constraints take their
+// table for themselves, so that those of one table stand in one task; the
+// indexes of a big table follow it, each in a task of its own. Small tables
+// share tasks.
+func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
+	phase := phasesOf(u.file.Index)
+	steps, err := u.steps(ctx, func(i int, s datafile.Statement) bool {
+		return u.file.Index.Frames[s.Frame].Kind == datafile.PostDataFrame && phase[i] == phaseIndexes && !r.skipped(u, s)
+	})
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[tableKey]int64{}
+	for i := range u.file.Index.Tables {
+		t := &u.file.Index.Tables[i]
+		sizes[tableKey{u.tableSchema(t), t.Name}] = t.Bytes
+	}
+	var order []tableKey
+	byTable := map[tableKey][]step{}
+	for _, st := range steps {
+		key := tableKey{u.schemaOf(st.Statement), st.Table}
+		if byTable[key] == nil {
+			order = append(order, key)
+		}
+		byTable[key] = append(byTable[key], st)
+	}
+	var tasks []task
+	var small []step
+	var smallSize int64
+	flush := func() {
+		if len(small) > 0 {
+			tasks = append(tasks, r.stepsTask(u, smallSize, small, nil))
+			small, smallSize = nil, 0
+		}
+	}
+	for _, key := range order {
+		list, size := byTable[key], sizes[key]
+		if size < bigTable {
+			small = append(small, list...)
+			smallSize += size
+			if len(small) >= messageStatements || smallSize >= bigTable {
+				flush()
+			}
+			continue
+		}
+		var constraints []step
+		var indexes []task
+		for _, st := range list {
+			if st.Kind == "CONSTRAINT" {
+				constraints = append(constraints, st)
+			} else {
+				indexes = append(indexes, r.stepsTask(u, size, []step{st}, nil))
+			}
+		}
+		if len(constraints) == 0 {
+			tasks = append(tasks, indexes...)
+		} else {
+			tasks = append(tasks, r.stepsTask(u, size, constraints, indexes))
+		}
+	}
+	flush()
+	return tasks, nil
+}
+
+// stepsTask runs steps and defers those that fail; other tasks become possible
+// by it.
+func (r *run) stepsTask(u *unit, size int64, steps []step, next []task) task {
+	return task{unit: u, size: size, run: func(ctx context.Context, s *session) ([]task, error) {
+		failed, err := s.execAll(ctx, steps)
+		r.deferAll(failed)
+		return next, err
+	}}
+}
+
+// afterRows runs all that follows indexes and constraints, phase after phase;
+// each phase is done for all schemas before the next one begins, since foreign
+// keys, views and publications cross schemas.
+func (r *run) afterRows(ctx context.Context) error {
+	for p := phaseMain; p < phases; p++ {
+		if p == phaseGrants {
+			if err := r.resetPrivileges(ctx); err != nil {
+				return err
+			}
+		}
+		if err := r.runPhase(ctx, p); err != nil {
+			return err
+		}
+		if err := r.again(ctx); err != nil {
+			return err
+		}
+	}
+	for _, f := range r.deferred {
+		f.unit.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql})
+	}
+	r.deferred = nil
+	return nil
+}
+
+func (r *run) runPhase(ctx context.Context, p phase) error {
+	var tenants []task
+	for _, u := range r.alive() {
+		t := task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {
+			phase := phasesOf(u.file.Index)
+			steps, err := u.steps(ctx, func(i int, st datafile.Statement) bool {
+				return u.file.Index.Frames[st.Frame].Kind == datafile.PostDataFrame && phase[i] == p &&
+					!r.skipped(u, st) && !isSchemaComment(st)
+			})
+			if err != nil {
+				return nil, err
+			}
+			exec := s.execAll
+			if p == phaseForeignKeys {
+				// Each locks a table of core perhaps, which two transactions
+				// would do in different orders.
+				exec = s.execEach
+			}
+			failed, err := exec(ctx, steps)
+			r.deferAll(failed)
+			return nil, err
+		}}
+		if !u.core {
+			tenants = append(tenants, t)
+			continue
+		}
+		if err := r.work(ctx, []task{t}); err != nil {
+			return err
+		}
+	}
+	return r.work(ctx, tenants)
+}
+
+// sortedTables are the tables of a unit, the largest first.
+func (u *unit) sortedTables() []*manifest.Table {
+	list := make([]*manifest.Table, len(u.file.Index.Tables))
+	for i := range list {
+		list[i] = &u.file.Index.Tables[i]
+	}
+	slices.SortStableFunc(list, func(a, b *manifest.Table) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	return list
+}

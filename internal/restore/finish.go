@@ -1,0 +1,69 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+)
+
+// marksAtOnce is how many marks one transaction takes off: as many as fit the
+// lock table, so that usually all tenants appear at once.
+const marksAtOnce = 1000
+
+// finish takes the marks off. With that the schemas are restored: the commit
+// waits until everything before it is safe on the server's disk.
+func (r *run) finish(ctx context.Context) error {
+	s := &session{run: r, conn: r.main}
+	if err := s.set(ctx); err != nil {
+		return err
+	}
+	if err := s.exec(ctx, "RESET synchronous_commit"); err != nil {
+		return fmt.Errorf("finish: %w", err)
+	}
+	alive := r.alive()
+	r.commentPublic(ctx, s)
+	for units := range slices.Chunk(alive, marksAtOnce) {
+		var sql strings.Builder
+		for _, u := range units {
+			for _, name := range u.schemas {
+				if !u.present[name] {
+					sql.WriteString(u.ownComment(name, ""))
+				}
+			}
+			if u.core && !r.unmarked {
+				sql.WriteString(u.ownComment(manifest.CoreSchema, publicComment))
+			}
+		}
+		if err := s.exec(ctx, sql.String()); err != nil {
+			return fmt.Errorf("finish: %w", err)
+		}
+		for _, u := range units {
+			u.finished = true
+		}
+	}
+	return nil
+}
+
+// commentPublic gives schema public its comment where the role could not mark
+// it and probably cannot do this either.
+func (r *run) commentPublic(ctx context.Context, s *session) {
+	if r.core == nil || !r.unmarked || r.core.comments[manifest.CoreSchema] == "" {
+		return
+	}
+	sql := r.core.comments[manifest.CoreSchema]
+	if err := s.exec(ctx, sql); err != nil {
+		r.core.problem(Problem{Kind: kindComment, Object: "SCHEMA public", Err: err, Remedy: remedy(kindComment, err), SQL: sql})
+	}
+}
+
+// ownComment is the statement that gives a schema its comment: that of the
+// file, which pg_dump leaves out where it is the standard one.
+func (u *unit) ownComment(schema, standard string) string {
+	if sql, ok := u.comments[schema]; ok {
+		return sql
+	}
+	return commentSQL(schema, standard)
+}

@@ -1,0 +1,180 @@
+package restore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+)
+
+// wholeFrame is up to which size, in bytes, a frame is decompressed as a whole.
+// A larger one holds an enormous row and is read as a stream.
+const wholeFrame = 4 * datafile.FrameTarget
+
+// place is where rows of a table lie in a frame.
+type place struct {
+	table *manifest.Table
+	piece manifest.Piece
+}
+
+// load brings in the rows, the large objects and the values of the sequences:
+// a frame is a task, whosever it is, and is decompressed once for all tables in
+// it.
+func (r *run) load(ctx context.Context) error {
+	var tasks []task
+	for _, u := range r.alive() {
+		places := u.places()
+		for i, f := range u.file.Index.Frames {
+			t := task{unit: u, size: f.Size}
+			switch f.Kind {
+			case datafile.DataFrame:
+				if len(places[i]) == 0 {
+					continue
+				}
+				t.run = func(ctx context.Context, s *session) ([]task, error) {
+					return nil, r.loadFrame(ctx, s, u, i, places[i])
+				}
+			case datafile.LargeObjects, datafile.SequenceFrame:
+				t.run = func(ctx context.Context, s *session) ([]task, error) {
+					return nil, r.runFrame(ctx, s, u, i)
+				}
+			default:
+				continue
+			}
+			tasks = append(tasks, t)
+		}
+	}
+	return r.work(ctx, tasks)
+}
+
+// places finds what rows lie in which frame, in the order of their places.
+func (u *unit) places() map[int][]place {
+	places := map[int][]place{}
+	for i := range u.file.Index.Tables {
+		t := &u.file.Index.Tables[i]
+		for _, g := range t.Segments {
+			for _, p := range g.Pieces {
+				if p.Rows > 0 {
+					places[p.Frame] = append(places[p.Frame], place{t, p})
+				}
+			}
+		}
+	}
+	for _, list := range places {
+		slices.SortFunc(list, func(a, b place) int { return cmp.Compare(a.piece.Offset, b.piece.Offset) })
+	}
+	return places
+}
+
+// loadFrame copies the rows of one frame into their tables.
+func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, places []place) error {
+	if err := u.data.acquire(ctx); err != nil {
+		return err
+	}
+	defer u.data.release()
+	stream := u.file.Index.Frames[frame].Size > wholeFrame
+	var text []byte
+	var reader *forward
+	if stream {
+		f, err := u.file.OpenFrame(frame)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // it was only read
+		reader = &forward{r: f}
+	} else {
+		var err error
+		if text, err = u.file.ReadFrame(frame, s.buffer); err != nil {
+			return err
+		}
+		s.buffer = text
+	}
+	for chunk := range slices.Chunk(places, messageStatements) {
+		copies := make([]copyIn, len(chunk))
+		var size, rows int64
+		for i, p := range chunk {
+			copies[i] = copyIn{sql: u.copySQL(p.table), rows: p.piece.Rows, name: u.qualified(p.table)}
+			if stream {
+				copies[i].data = &section{from: reader, offset: p.piece.Offset, left: p.piece.Bytes}
+			} else {
+				copies[i].data = bytes.NewReader(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
+			}
+			size += p.piece.Bytes
+			rows += p.piece.Rows
+		}
+		if err := runCopies(ctx, s.conn, copies); err != nil {
+			return fmt.Errorf("load rows: %w", err)
+		}
+		r.Progress.Add(size, rows)
+	}
+	return nil
+}
+
+func (u *unit) copySQL(t *manifest.Table) string {
+	if len(t.Columns) == 0 {
+		return "COPY " + u.qualified(t) + " FROM STDIN"
+	}
+	return "COPY " + u.qualified(t) + " (" + columns(t) + ") FROM STDIN"
+}
+
+// forward reads a frame once from its beginning to its end.
+type forward struct {
+	r  io.Reader
+	at int64
+}
+
+// section is a part of a frame that lies behind the sections read before.
+type section struct {
+	from         *forward
+	offset, left int64
+}
+
+// Read reads the section. A frame that ends within it is an error.
+func (s *section) Read(p []byte) (int, error) {
+	if skip := s.offset - s.from.at; skip > 0 {
+		n, err := io.CopyN(io.Discard, s.from.r, skip)
+		s.from.at += n
+		if err != nil {
+			return 0, fmt.Errorf("skip to the rows: %w", err)
+		}
+	}
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := s.from.r.Read(p[:min(int64(len(p)), s.left)])
+	s.from.at += int64(n)
+	s.offset += int64(n)
+	s.left -= int64(n)
+	if err == io.EOF { //nolint:errorlint // readers return it bare
+		err = nil
+		if s.left > 0 {
+			err = fmt.Errorf("the frame ends within the rows: %w", io.ErrUnexpectedEOF)
+		}
+	}
+	return n, err
+}
+
+// runFrame runs the statements of a frame of sequence values or large objects.
+func (r *run) runFrame(ctx context.Context, s *session, u *unit, frame int) error {
+	steps, err := u.steps(ctx, func(_ int, st datafile.Statement) bool { return st.Frame == frame })
+	if err != nil {
+		return err
+	}
+	failed, err := s.execAll(ctx, steps)
+	if err != nil {
+		return err
+	}
+	for _, f := range failed {
+		if holdsRows(f.Kind) {
+			return fmt.Errorf("%s %s: %w", strings.ToLower(f.Kind), f.Tag, f.err)
+		}
+	}
+	r.deferAll(failed)
+	return nil
+}

@@ -1,0 +1,659 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+)
+
+// Plan is what a restore is going to do: source and target side by side.
+type Plan struct {
+	Backup   string            // its id
+	Type     manifest.Type     //
+	Taken    time.Time         // the moment that the backup shows
+	Source   manifest.Database // where it was taken
+	Server   string            // user, host and database of the target
+	Target   pg.Info
+	Schemas  []Planned // core first
+	Tables   int64
+	Rows     int64
+	Bytes    int64 // of COPY text
+	Stored   int64 // in the repository
+	Remains  []string
+	Warnings []string
+}
+
+// Planned is one schema of a plan.
+type Planned struct {
+	Schema, Tenant string
+	Tables, Rows   int64
+	Bytes, Stored  int64
+	Target         string // what is in its place now
+}
+
+// TargetFree says that nothing is in a schema's place.
+const TargetFree = "free"
+
+// preflight checks files and target, and fills in the plan.
+func (r *run) preflight(ctx context.Context) error {
+	info, err := pg.ReadInfo(ctx, r.main)
+	if err != nil {
+		return err
+	}
+	r.info = info
+	r.makePlan()
+	p := &checker{run: r}
+	if err := p.files(ctx); err != nil {
+		return err
+	}
+	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required} {
+		if err := check(ctx); err != nil {
+			return err
+		}
+	}
+	for _, m := range r.remains {
+		r.plan.Remains = append(r.plan.Remains, m.schema)
+	}
+	for _, w := range r.plan.Warnings {
+		r.Progress.Note(slog.LevelWarn, "", w)
+	}
+	if len(p.findings) > 0 {
+		return &PreflightError{Findings: p.findings}
+	}
+	return nil
+}
+
+func (r *run) makePlan() {
+	m := r.Manifest
+	r.plan = &Plan{Backup: m.ID, Type: m.BackupType, Taken: m.Timestamp.Time, Server: r.Server.String(), Target: *r.info}
+	if m.Database != nil {
+		r.plan.Source = *m.Database
+	}
+	for _, u := range r.units {
+		e := u.entry
+		r.plan.Schemas = append(r.plan.Schemas, Planned{
+			Schema: e.Schema, Tenant: e.Tenant, Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size, Target: TargetFree,
+		})
+		r.plan.Tables += e.Tables
+		r.plan.Rows += e.Rows
+		r.plan.Bytes += e.Bytes
+		r.plan.Stored += e.Size
+	}
+	if len(r.Schemas) > 0 {
+		return
+	}
+	for _, f := range m.Failures {
+		r.plan.Warnings = append(r.plan.Warnings, fmt.Sprintf("tenant %s is not in this backup: saving it failed: %s", f.Tenant, f.Error))
+	}
+}
+
+// checker collects findings.
+type checker struct {
+	*run
+	mu       sync.Mutex
+	findings []Finding
+}
+
+func (p *checker) find(f Finding) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.findings = append(p.findings, f)
+}
+
+// files checks the data files of all units and reads their indexes.
+func (p *checker) files(ctx context.Context) error {
+	p.Progress.Start("verify", len(p.units), p.plan.Stored)
+	defer p.Progress.Finish()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.Jobs)
+	for _, u := range p.units {
+		group.Go(func() error {
+			err := p.file(ctx, u)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				p.find(Finding{Tenant: u.entry.Tenant, Problem: err.Error(), Remedy: "restore this tenant from another backup", Err: err})
+			}
+			p.Progress.TenantDone(u.entry.Tenant, err)
+			return nil
+		})
+	}
+	err := group.Wait()
+	slices.SortFunc(p.findings, func(a, b Finding) int { return strings.Compare(a.Tenant, b.Tenant) })
+	return err
+}
+
+func (p *checker) file(ctx context.Context, u *unit) error {
+	if err := u.data.acquire(ctx); err != nil {
+		return err
+	}
+	defer u.data.release()
+	count := func(n int64) { p.Progress.Add(n, 0) }
+	if err := repo.CheckHash(ctx, u.data.object, p.Manifest, u.entry, count); err != nil {
+		return err
+	}
+	f, err := datafile.Open(u.data, u.entry.Size)
+	if err != nil {
+		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
+	}
+	if err := CheckIndex(f.Index, p.Manifest, u.entry); err != nil {
+		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
+	}
+	u.file = f
+	return p.readDefinitions(ctx, u)
+}
+
+// CheckIndex compares an index with what the manifest says of its file.
+func CheckIndex(x *datafile.Index, m *manifest.Manifest, e manifest.Schema) error {
+	var rows int64
+	for i := range x.Tables {
+		rows += x.Tables[i].Rows
+	}
+	h := x.Header
+	switch {
+	case h.Schema != e.Schema:
+		return fmt.Errorf("it holds schema %q, the manifest says %q", h.Schema, e.Schema)
+	case h.Backup != m.ID:
+		return fmt.Errorf("it belongs to backup %s, the manifest is that of %s", h.Backup, m.ID)
+	case rows != e.Rows:
+		return fmt.Errorf("it holds %d rows, the manifest says %d", rows, e.Rows)
+	case int64(len(x.Tables)) != e.Tables:
+		return fmt.Errorf("it holds %d tables, the manifest says %d", len(x.Tables), e.Tables)
+	}
+	return nil
+}
+
+var largeObject = regexp.MustCompile(`lo_create\('([0-9]+)'\)`)
+
+// readDefinitions finds the statements that make schemas and give them their
+// comments, and the large objects.
+func (p *checker) readDefinitions(ctx context.Context, u *unit) error {
+	steps, err := u.steps(ctx, func(_ int, s datafile.Statement) bool {
+		return s.Kind == kindSchema || isSchemaComment(s) || isLargeObject(s)
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		switch {
+		case s.Kind == kindSchema:
+			u.schemas = append(u.schemas, s.Tag)
+		case isSchemaComment(s.Statement):
+			u.comments[u.schemaOf(s.Statement)] = s.sql
+		default:
+			for _, m := range largeObject.FindAllStringSubmatch(s.sql, -1) {
+				p.addBlob(m[1])
+			}
+		}
+	}
+	if !u.core && !slices.Contains(u.schemas, u.entry.Schema) {
+		return errors.New("it has no statement that makes its schema")
+	}
+	return nil
+}
+
+func isLargeObject(s datafile.Statement) bool {
+	return s.Kind == "BLOB" || s.Kind == "BLOB METADATA" || s.Kind == "BLOBS"
+}
+
+func (p *checker) addBlob(oid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blobs = append(p.blobs, oid)
+}
+
+// readable are the units whose files are good.
+func (p *checker) readable() []*unit {
+	return slices.DeleteFunc(slices.Clone(p.units), func(u *unit) bool { return u.file == nil })
+}
+
+// server checks version, encoding and rights.
+func (p *checker) server(ctx context.Context) error {
+	source := p.plan.Source
+	if have, want := p.info.ServerVersionNum/10000, source.ServerVersionNum/10000; have < want {
+		p.find(Finding{
+			Problem: fmt.Sprintf("the server is PostgreSQL %s, older than PostgreSQL %s, from which the backup is", p.info.ServerVersion, source.ServerVersion),
+			Remedy:  fmt.Sprintf("restore into PostgreSQL %d or later", want),
+		})
+	}
+	if p.info.ReadOnly {
+		p.find(Finding{Problem: "the server is a standby, which only reads", Remedy: "connect to the primary server"})
+	}
+	if have, want := p.info.Encoding, source.Encoding; want != "" && have != want && (have != "UTF8" || want == "SQL_ASCII") {
+		p.find(Finding{
+			Problem: fmt.Sprintf("the encoding of database %q is %s, that of the backup is %s", p.info.Name, have, want),
+			Remedy:  fmt.Sprintf("create a database with: CREATE DATABASE … ENCODING '%s' TEMPLATE template0", want),
+		})
+	}
+	var create, readOnly bool
+	err := p.main.QueryRow(ctx, `SELECT pg_catalog.has_database_privilege(current_database(), 'CREATE'), current_setting('default_transaction_read_only')::bool`).
+		Scan(&create, &readOnly)
+	if err != nil {
+		return fmt.Errorf("read the rights of the role: %w", err)
+	}
+	if !create {
+		p.find(Finding{
+			Problem: fmt.Sprintf("role %q may not create schemas in database %q", p.info.User, p.info.Name),
+			Remedy:  fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s", pg.Identifier(p.info.Name), pg.Identifier(p.info.User)),
+		})
+	}
+	if readOnly {
+		p.find(Finding{Problem: "transactions of this role in this database are read-only", Remedy: "connect as a role without default_transaction_read_only"})
+	}
+	return nil
+}
+
+// roles checks that all roles are there that statements name, and that the
+// restoring role may give objects to their owners.
+func (p *checker) roles(ctx context.Context) error {
+	type need struct {
+		owner bool
+		units []string
+	}
+	needs := map[string]*need{}
+	for _, u := range p.readable() {
+		names, err := p.rolesOf(ctx, u)
+		if err != nil {
+			return err
+		}
+		for name, owner := range names {
+			n := needs[name]
+			if n == nil {
+				n = &need{}
+				needs[name] = n
+			}
+			n.owner = n.owner || owner
+			n.units = append(n.units, u.entry.Tenant)
+		}
+	}
+	right := "MEMBER"
+	if p.info.ServerVersionNum >= 160000 { // membership without SET is no right to give objects away
+		right = "SET"
+	}
+	rows, err := p.main.Query(ctx, `SELECT rolname::text, pg_catalog.pg_has_role(oid, $2) FROM pg_catalog.pg_roles WHERE rolname = ANY($1)`, slices.Collect(maps.Keys(needs)), right)
+	if err != nil {
+		return fmt.Errorf("read roles: %w", err)
+	}
+	member := map[string]bool{}
+	var name string
+	var is bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &is}, func() error {
+		member[name] = is
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read roles: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(needs)) {
+		n := needs[name]
+		is, exists := member[name]
+		switch {
+		case !exists:
+			p.find(Finding{
+				Problem: fmt.Sprintf("role %q does not exist, which is needed by %s", name, some(n.units)),
+				Remedy:  fmt.Sprintf("CREATE ROLE %s, or use --no-owner and --no-privileges to do without the roles of the backup", pg.Identifier(name)),
+			})
+		case n.owner && !is:
+			p.find(Finding{
+				Problem: fmt.Sprintf("role %q may not give objects to %q, who owned them: it is no member of that role", p.info.User, name),
+				Remedy:  fmt.Sprintf("GRANT %s TO %s, or use --no-owner", pg.Identifier(name), pg.Identifier(p.info.User)),
+			})
+		}
+	}
+	return nil
+}
+
+// rolesOf returns the roles that the statements of a unit need; the value says
+// whether one becomes an owner.
+func (p *checker) rolesOf(ctx context.Context, u *unit) (map[string]bool, error) {
+	names := map[string]bool{}
+	if !p.NoOwner {
+		for _, s := range u.file.Index.Statements {
+			if s.Kind == kindOwner && s.Role != "" {
+				names[s.Role] = true
+			}
+		}
+	}
+	required := u.file.Index.Header.Requires.Roles
+	if !p.NoOwner && !p.NoPrivileges {
+		for _, name := range required {
+			if !names[name] {
+				names[name] = false // a grantee, or a role of a policy
+			}
+		}
+		return names, nil
+	}
+	// The index does not tell what a role is needed for: look whether a
+	// statement that is left names it. Its name may be another word by chance,
+	// which asks for a role too many.
+	steps, err := u.steps(ctx, func(_ int, s datafile.Statement) bool {
+		switch s.Kind {
+		case kindACL, kindDefaultACL, "POLICY", "USER MAPPING":
+			return !p.skipped(u, s)
+		}
+		return false
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range required {
+		if names[name] {
+			continue
+		}
+		quoted := strings.ReplaceAll(name, `"`, `""`)
+		if slices.ContainsFunc(steps, func(s step) bool {
+			return strings.Contains(s.sql, quoted) || s.Kind == "USER MAPPING" && strings.Contains(s.Tag, name)
+		}) {
+			names[name] = false
+		}
+	}
+	return names, nil
+}
+
+// some lists a few names.
+func some(names []string) string {
+	const enough = 3
+	if len(names) <= enough {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:enough], ", "), len(names)-enough)
+}
+
+// extensions checks that those that the backup needs are installed, or can be
+// by a file of this restore.
+func (p *checker) extensions(ctx context.Context) error {
+	installed, err := pg.ListExtensions(ctx, p.main)
+	if err != nil {
+		return err
+	}
+	have := map[string]pg.Extension{"plpgsql": {Name: "plpgsql"}}
+	p.installed = map[string]bool{}
+	for _, x := range installed {
+		have[x.Name] = x
+		p.installed[x.Name] = true
+	}
+	rows, err := p.main.Query(ctx, `
+		SELECT v.name, bool_or(NOT v.superuser OR v.trusted) OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+		FROM pg_catalog.pg_available_extension_versions v GROUP BY v.name`)
+	if err != nil {
+		return fmt.Errorf("list available extensions: %w", err)
+	}
+	available := map[string]bool{} // whether the role may create it
+	var name string
+	var may bool
+	if _, err := pgx.ForEachRow(rows, []any{&name, &may}, func() error { available[name] = may; return nil }); err != nil {
+		return fmt.Errorf("list available extensions: %w", err)
+	}
+
+	needed := map[string]datafile.Extension{}
+	for _, u := range p.readable() {
+		for _, x := range u.file.Index.Header.Requires.Extensions {
+			x.Created = x.Created || needed[x.Name].Created
+			needed[x.Name] = x
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(needed)) {
+		x := needed[name]
+		mine, is := have[name]
+		may, can := available[name]
+		switch {
+		case is && name == "plpgsql":
+		case is && mine.Schema != x.Schema:
+			p.find(Finding{
+				Problem: fmt.Sprintf("extension %q is installed in schema %q, the backup needs it in %q", name, mine.Schema, x.Schema),
+				Remedy:  fmt.Sprintf("ALTER EXTENSION %s SET SCHEMA %s", pg.Identifier(name), pg.Identifier(x.Schema)),
+			})
+		case is:
+		case !can:
+			p.find(Finding{
+				Problem: fmt.Sprintf("extension %q (version %s in the backup) is not available on the server", name, x.Version),
+				Remedy:  fmt.Sprintf("install the package of the server's system that brings %s", name),
+			})
+		case !x.Created:
+			p.find(Finding{
+				Problem: fmt.Sprintf("extension %q is not installed in database %q", name, p.info.Name),
+				Remedy:  fmt.Sprintf("CREATE EXTENSION %s WITH SCHEMA %s, or restore core too", pg.Identifier(name), pg.Identifier(x.Schema)),
+			})
+		case !may:
+			p.find(Finding{
+				Problem: fmt.Sprintf("role %q may not create extension %q, for which it must be a superuser", p.info.User, name),
+				Remedy:  fmt.Sprintf("let a superuser run CREATE EXTENSION %s WITH SCHEMA %s first", pg.Identifier(name), pg.Identifier(x.Schema)),
+			})
+		}
+	}
+	return nil
+}
+
+// tablespaces checks that all are there.
+func (p *checker) tablespaces(ctx context.Context) error {
+	needed := map[string]bool{}
+	for _, u := range p.readable() {
+		for _, name := range u.file.Index.Header.Requires.Tablespaces {
+			needed[name] = true
+		}
+	}
+	if len(needed) == 0 {
+		return nil
+	}
+	rows, err := p.main.Query(ctx, `SELECT spcname::text FROM pg_catalog.pg_tablespace`)
+	if err != nil {
+		return fmt.Errorf("list tablespaces: %w", err)
+	}
+	have, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("list tablespaces: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(needed)) {
+		if !slices.Contains(have, name) {
+			p.find(Finding{
+				Problem: fmt.Sprintf("tablespace %q does not exist", name),
+				Remedy:  fmt.Sprintf("CREATE TABLESPACE %s LOCATION '…'", pg.Identifier(name)),
+			})
+		}
+	}
+	return nil
+}
+
+// schemas checks that the places of all schemas are free, but for what a dead
+// restore left.
+func (p *checker) schemas(ctx context.Context) error {
+	owner := map[string]*unit{}
+	var names []string
+	for _, u := range p.readable() {
+		for _, name := range u.schemas {
+			owner[name] = u
+			names = append(names, name)
+		}
+	}
+	rows, err := p.main.Query(ctx, `
+		SELECT n.oid, n.nspname, coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''),
+			(SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')),
+			(SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0) FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'm'))::int8
+		FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY($1) ORDER BY n.nspname COLLATE "C"`, names)
+	if err != nil {
+		return fmt.Errorf("look for the schemas: %w", err)
+	}
+	type existing struct {
+		OID     uint32
+		Name    string
+		Comment string
+		Tables  int64
+		Bytes   int64
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[existing])
+	if err != nil {
+		return fmt.Errorf("look for the schemas: %w", err)
+	}
+	for _, s := range list {
+		u := owner[s.Name]
+		if backup, ok := parseMark(s.Comment); ok {
+			p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
+			p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
+			continue
+		}
+		if s.Name != u.entry.Schema {
+			foreign, err := p.objectsIn(ctx, s.OID)
+			if err != nil {
+				return err
+			}
+			if len(foreign) == 0 { // made by hand for extensions
+				u.present[s.Name] = true
+				continue
+			}
+		}
+		p.planned(u, fmt.Sprintf("exists: %d tables, %d bytes", s.Tables, s.Bytes))
+		p.find(Finding{
+			Tenant:  u.entry.Tenant,
+			Problem: fmt.Sprintf("schema %q exists already in database %q: restore refuses to replace it", s.Name, p.info.Name),
+			Remedy:  fmt.Sprintf("rename it (ALTER SCHEMA %s RENAME TO …) or drop it, or restore into another database", pg.Identifier(s.Name)),
+		})
+	}
+	return nil
+}
+
+// planned notes what is in the place of a unit's schema.
+func (p *checker) planned(u *unit, target string) {
+	for i := range p.plan.Schemas {
+		if p.plan.Schemas[i].Schema == u.entry.Schema {
+			p.plan.Schemas[i].Target = target
+		}
+	}
+}
+
+// objectsIn describes the first objects of a schema that belong to no
+// extension. Default privileges and publications are not in a schema, though
+// they depend on it.
+func (r *run) objectsIn(ctx context.Context, schema uint32) ([]string, error) {
+	rows, err := r.main.Query(ctx, `
+		SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d
+		WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = $1 AND d.classid NOT IN (`+besideSchema+`)
+		AND NOT EXISTS (
+			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.objsubid = 0 AND e.deptype = 'e')
+		ORDER BY 1 LIMIT 4`, schema)
+	if err != nil {
+		return nil, fmt.Errorf("look for objects: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for objects: %w", err)
+	}
+	return list, nil
+}
+
+// besideSchema are the catalogs whose objects depend on a schema without being
+// in it. pg_publication_namespace came with version 15.
+const besideSchema = `SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = 'pg_catalog'::regnamespace
+	AND relname IN ('pg_extension', 'pg_default_acl', 'pg_publication_namespace')`
+
+// core checks that public is empty and that nothing has the name of an object
+// of the database that the core's file makes.
+func (p *checker) core(ctx context.Context) error {
+	u := p.run.core
+	if u == nil || u.file == nil {
+		return nil
+	}
+	var oid uint32
+	var comment string
+	var owner bool
+	err := p.main.QueryRow(ctx, `
+		SELECT oid, coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), ''), pg_catalog.pg_has_role(nspowner, 'USAGE')
+		FROM pg_catalog.pg_namespace WHERE nspname = 'public'`).Scan(&oid, &comment, &owner)
+	if errors.Is(err, pgx.ErrNoRows) {
+		p.find(Finding{Tenant: u.entry.Tenant, Problem: fmt.Sprintf("database %q has no schema public", p.info.Name), Remedy: "CREATE SCHEMA public"})
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at schema public: %w", err)
+	}
+	p.unmarked = !owner
+	existing, err := p.databaseObjects(ctx, u)
+	if err != nil {
+		return err
+	}
+	if backup, ok := parseMark(comment); ok {
+		// The dead restore had found that none of its own objects existed;
+		// those of another backup it did not look for.
+		p.remains = append(p.remains, remainder{oid: oid, schema: manifest.CoreSchema, backup: backup})
+		p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
+		if backup == p.Manifest.ID {
+			return nil
+		}
+	} else {
+		objects, err := p.objectsIn(ctx, oid)
+		if err != nil {
+			return err
+		}
+		if len(objects) > 0 {
+			p.planned(u, "exists: "+some(objects))
+			p.find(Finding{
+				Tenant:  u.entry.Tenant,
+				Problem: fmt.Sprintf("schema public of database %q is not empty: it has %s", p.info.Name, some(objects)),
+				Remedy:  "restore everything into an empty database, or name the tenants to restore with --schema",
+			})
+		}
+	}
+	for _, o := range existing {
+		p.find(Finding{
+			Tenant:  u.entry.Tenant,
+			Problem: fmt.Sprintf("%s exists already in database %q: restore refuses to replace it", o.description(), p.info.Name),
+			Remedy:  "drop it, or restore into an empty database",
+		})
+	}
+	return nil
+}
+
+// required checks that the other schemas that definitions refer to are there.
+func (p *checker) required(ctx context.Context) error {
+	needed := map[string][]string{} // schema to tenants
+	coming := map[string]bool{}
+	for _, u := range p.units {
+		coming[u.entry.Schema] = true
+	}
+	for _, u := range p.readable() {
+		for _, name := range u.schemas {
+			coming[name] = true
+		}
+		for _, name := range u.file.Index.Header.Requires.Schemas {
+			needed[name] = append(needed[name], u.entry.Tenant)
+		}
+	}
+	rows, err := p.main.Query(ctx, `SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname = ANY($1)`, slices.Collect(maps.Keys(needed)))
+	if err != nil {
+		return fmt.Errorf("look for other schemas: %w", err)
+	}
+	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for other schemas: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(needed)) {
+		if coming[name] || slices.Contains(there, name) {
+			continue
+		}
+		problem := fmt.Sprintf("schema %q, to which %s refers, does not exist in database %q", name, some(needed[name]), p.info.Name)
+		if slices.ContainsFunc(p.Manifest.Schemas, func(e manifest.Schema) bool { return e.Schema == name }) {
+			p.find(Finding{Problem: problem, Remedy: "restore it too: --schema " + strconv.Quote(name)})
+			continue
+		}
+		// Nothing can be done about it: rows are worth more than what refers
+		// to something that is lost.
+		p.plan.Warnings = append(p.plan.Warnings, problem+" and is not in the backup: objects that need it will be missing")
+	}
+	return nil
+}

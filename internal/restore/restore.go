@@ -1,0 +1,297 @@
+// Package restore brings schemas of a backup back into a database that has a
+// free place for them: all of a backup into an empty database, or single
+// tenants into one that lacks them.
+//
+// Everything that can be known beforehand is checked before anything is
+// touched, and nothing that exists is ever replaced. A schema carries a mark in
+// its comment until it is whole and compared with its backup: what a dead
+// restore left is known by it, and removed by the next one.
+//
+// Terms: a unit is one data file being restored; a step is one statement of it.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+)
+
+// Progress is told what a restore does. Its methods are called from several
+// goroutines.
+type Progress interface {
+	// Start begins a stage ("verify", "restore") of so many tenants and about
+	// so many bytes.
+	Start(stage string, tenants int, bytes int64)
+	Add(bytes, rows int64)
+	TenantDone(tenant string, err error)
+	Note(level slog.Level, tenant, message string)
+	Finish()
+}
+
+// Options say what to restore, and where.
+type Options struct {
+	Server   *pg.Server
+	Repo     *repo.Repo
+	Manifest *manifest.Manifest
+	// Schemas are names of schemas or tenants; empty means everything that the
+	// backup holds.
+	Schemas      []string
+	Jobs         int  // connections that work at once; 0: the number of cores
+	NoOwner      bool // objects belong to the role that restores
+	NoPrivileges bool // grants are left out
+	DryRun       bool // check, and change nothing
+	Progress     Progress
+	Log          *slog.Logger     // nil: none
+	Now          func() time.Time // nil: time.Now
+}
+
+// Result is what a restore did, or would do.
+type Result struct {
+	Plan    *Plan
+	Tenants []TenantResult // in the order of the plan; empty after a dry run
+	Tables  int64          // of all tenants that were restored
+	Rows    int64
+	Bytes   int64 // of COPY text
+	Seconds float64
+}
+
+// TenantResult is what became of one schema.
+type TenantResult struct {
+	Schema, Tenant string
+	Tables, Rows   int64
+	Bytes          int64   // of COPY text
+	Seconds        float64 // from its first step to its last
+	Notes          []string
+	// Problems are objects that could not be made. Everything else of the
+	// tenant is there, its rows among it.
+	Problems []Problem
+	// Err is why the tenant was not restored.
+	Err error
+	// Left says that remains of it could not be removed.
+	Left bool
+}
+
+// Problem is one object that could not be made.
+type Problem struct {
+	Kind   string // as pg_dump names it
+	Object string
+	Err    error
+	Remedy string // what to do, if that is known
+	SQL    string // the statement that failed
+}
+
+// undoTimeout bounds the removal of what a failed restore made. What is left
+// then is removed by the next restore.
+const undoTimeout = 5 * time.Minute
+
+// run is one restore at work.
+type run struct {
+	Options
+	log   *slog.Logger
+	info  *pg.Info // of the target
+	plan  *Plan
+	core  *unit   // nil: core is not restored
+	units []*unit // core first
+
+	main      *pgx.Conn // holds the lock of the database
+	sessions  []*session
+	remains   []remainder     // of dead restores, to be removed first
+	installed map[string]bool // extensions that were there before
+	blobs     []string        // OIDs of the large objects of core
+	unmarked  bool            // the role may not put the mark on public
+
+	mu       sync.Mutex
+	deferred []failure // statements that failed and are tried again
+
+	partitioned map[tableKey]bool // tables of the target
+}
+
+// Run restores. The error is a *PreflightError when nothing was touched
+// because something is missing, and a *PartialError when some tenants were
+// restored and others not, or not wholly. The result is never nil.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if o.Jobs <= 0 {
+		o.Jobs = runtime.NumCPU()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Progress == nil {
+		o.Progress = silent{}
+	}
+	r := &run{Options: o, log: o.Log}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	began := r.Now()
+	defer r.Progress.Finish()
+	defer func() {
+		pg.Close(r.main)
+		for _, s := range r.sessions {
+			pg.Close(s.conn)
+		}
+	}()
+	result := &Result{}
+	err := r.prepare(ctx)
+	result.Plan = r.plan
+	if err != nil || r.DryRun {
+		return result, err
+	}
+	err = r.restore(ctx)
+	if err == nil {
+		err = r.finish(ctx)
+	}
+	err = r.undo(ctx, err)
+	r.report(result, began)
+	if err != nil {
+		return result, err
+	}
+	return result, verdict(result)
+}
+
+// prepare checks everything that can be checked beforehand.
+func (r *run) prepare(ctx context.Context) error {
+	if err := r.choose(); err != nil {
+		return err
+	}
+	conn, err := r.Server.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	r.main = conn
+	if !r.DryRun {
+		if err := pg.Lock(ctx, conn, "restore"); err != nil {
+			return err
+		}
+	}
+	return r.preflight(ctx)
+}
+
+// restore makes and fills the schemas. Its error ends the whole run; what
+// concerns one tenant is kept with its unit.
+func (r *run) restore(ctx context.Context) error {
+	if err := r.removeRemains(ctx); err != nil {
+		return err
+	}
+	r.Progress.Start("restore", len(r.units), r.plan.Bytes)
+	for range r.Jobs {
+		s, err := r.newSession(ctx)
+		if err != nil {
+			return err
+		}
+		r.sessions = append(r.sessions, s)
+	}
+	ctx, stop := r.watch(ctx)
+	defer stop()
+	for _, stage := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"definitions", r.definitions},
+		{"rows", r.load},
+		{"indexes", r.indexes},
+		{"what follows the rows", r.afterRows},
+		{"comparison", r.compare},
+		{"statistics", r.analyze},
+	} {
+		began := r.Now()
+		if err := stage.run(ctx); err != nil {
+			return err
+		}
+		r.log.Debug("A stage of the restore is done.", "stage", stage.name, "seconds", r.Now().Sub(began).Seconds())
+		if r.core != nil && r.core.failed() {
+			return fmt.Errorf("tenant %s: %w", r.core.entry.Tenant, r.core.err)
+		}
+		if len(r.alive()) == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// watch cancels the context when the connection is lost that holds the lock of
+// the database. That connection must not be used before stop has returned.
+func (r *run) watch(ctx context.Context) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for watched.Err() == nil {
+			if _, err := r.main.WaitForNotification(watched); err != nil && watched.Err() == nil {
+				cancel(fmt.Errorf("the connection that holds the lock of the database was lost: %w", err))
+			}
+		}
+	})
+	return watched, func() {
+		cancel(nil)
+		watching.Wait()
+	}
+}
+
+// alive are the units that have not failed.
+func (r *run) alive() []*unit {
+	return slices.DeleteFunc(slices.Clone(r.units), (*unit).failed)
+}
+
+// report fills in the result.
+func (r *run) report(result *Result, began time.Time) {
+	for _, u := range r.units {
+		t := TenantResult{Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left}
+		if u.err == nil {
+			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()
+			if !u.began.IsZero() {
+				t.Seconds = u.ended.Sub(u.began).Seconds()
+			}
+			result.Tables += t.Tables
+			result.Rows += t.Rows
+			result.Bytes += t.Bytes
+		}
+		result.Tenants = append(result.Tenants, t)
+	}
+	result.Seconds = r.Now().Sub(began).Seconds()
+}
+
+// verdict turns what became of the tenants into an error.
+func verdict(result *Result) error {
+	e := &PartialError{}
+	for _, t := range result.Tenants {
+		switch {
+		case t.Err != nil:
+			e.Failed = append(e.Failed, t)
+		case len(t.Problems) > 0:
+			e.Incomplete = append(e.Incomplete, t)
+		default:
+			e.Done++
+		}
+	}
+	switch {
+	case len(e.Failed)+len(e.Incomplete) == 0:
+		return nil
+	case len(e.Failed) == len(result.Tenants):
+		errs := make([]error, 0, len(e.Failed))
+		for _, t := range e.Failed {
+			errs = append(errs, fmt.Errorf("tenant %s: %w", t.Tenant, t.Err))
+		}
+		return errors.Join(errs...)
+	}
+	return e
+}
+
+// silent is a Progress for those who want none.
+type silent struct{}
+
+func (silent) Start(string, int, int64)        {}
+func (silent) Add(int64, int64)                {}
+func (silent) TenantDone(string, error)        {}
+func (silent) Note(slog.Level, string, string) {}
+func (silent) Finish()                         {}

@@ -1,0 +1,349 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+)
+
+const (
+	// A message with this many statements, or bytes of them, is long enough
+	// that the round trip does not count. Its statements are one transaction,
+	// whose locks must fit the server's lock table beside those of others.
+	messageStatements = 100
+	messageBytes      = 256 << 10
+
+	// lockTimeout is how long a statement waits for a lock on what others use,
+	// and thereby lets others wait behind it. It is tried again after a pause.
+	lockTimeout = 2 * time.Second
+	lockTries   = 40
+	lockPause   = 250 * time.Millisecond
+)
+
+// session is a connection at work. It belongs to one goroutine at a time.
+type session struct {
+	run    *run
+	conn   *pgx.Conn
+	header string // hash of the header frame whose settings it has
+	buffer []byte // a decompressed frame, kept for the next one
+}
+
+// newSession connects. What it commits may be lost if the server stops within
+// a moment: that ends the restore anyway, and its last commit waits for all.
+func (r *run) newSession(ctx context.Context) (*session, error) {
+	conn, err := r.Server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{run: r, conn: conn}
+	if err := s.set(ctx); err != nil {
+		pg.Close(conn)
+		return nil, err
+	}
+	return s, nil
+}
+
+// set makes the settings that every session of a restore needs.
+func (s *session) set(ctx context.Context) error {
+	_, err := s.conn.PgConn().Exec(ctx, fmt.Sprintf(
+		"SET application_name = 'tenantkeep restore'; SET synchronous_commit = off; SET lock_timeout = %d;"+
+			" SET default_tablespace = ''; SET default_table_access_method = heap", lockTimeout.Milliseconds())).ReadAll()
+	if err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	return nil
+}
+
+// use gives the session the settings that a data file was written for.
+func (s *session) use(ctx context.Context, u *unit) error {
+	x := u.file.Index
+	i := slices.IndexFunc(x.Frames, func(f datafile.Frame) bool { return f.Kind == datafile.HeaderFrame })
+	if i < 0 || s.header == x.Frames[i].Hash {
+		return nil
+	}
+	if err := u.data.acquire(ctx); err != nil {
+		return err
+	}
+	defer u.data.release()
+	sql, err := u.file.ReadFrame(i, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := s.conn.PgConn().Exec(ctx, string(sql)).ReadAll(); err != nil {
+		return fmt.Errorf("set up session as the data file says: %w", err)
+	}
+	if err := s.set(ctx); err != nil {
+		return err
+	}
+	s.header = x.Frames[i].Hash
+	return nil
+}
+
+// revive connects again after the connection was lost.
+func (s *session) revive(ctx context.Context) error {
+	if !s.conn.IsClosed() && !s.conn.PgConn().IsClosed() {
+		return nil
+	}
+	fresh, err := s.run.newSession(ctx)
+	if err != nil {
+		return err
+	}
+	pg.Close(s.conn)
+	s.conn, s.header = fresh.conn, ""
+	return nil
+}
+
+// exec runs one message of statements, which are one transaction, again where
+// a lock was in the way.
+func (s *session) exec(ctx context.Context, sql string) error {
+	for try := 1; ; try++ {
+		_, err := s.conn.PgConn().Exec(ctx, sql).ReadAll()
+		if err == nil || !inTheWay(err) || try == lockTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lockPause):
+		}
+	}
+}
+
+// inTheWay reports whether a statement failed because of what another session
+// does at the moment.
+func inTheWay(err error) bool {
+	switch pg.Code(err) {
+	case pg.LockNotAvailable, pg.Deadlock, "40001":
+		return true
+	case "XX000":
+		return strings.Contains(err.Error(), "tuple concurrently")
+	}
+	return false
+}
+
+// failure is a statement that failed.
+type failure struct {
+	step
+	err error
+}
+
+// execAll runs steps in their order, many in one message, and returns those
+// that failed. Its error says that the session cannot go on.
+func (s *session) execAll(ctx context.Context, steps []step) (failed []failure, err error) {
+	for len(steps) > 0 {
+		n := messageLength(steps)
+		batch := steps[:n]
+		steps = steps[n:]
+		if n > 1 {
+			var sql strings.Builder
+			for _, st := range batch {
+				sql.WriteString(st.sql)
+			}
+			err := s.exec(ctx, sql.String())
+			if err == nil {
+				continue
+			}
+			if s.broken(ctx, err) {
+				return failed, err
+			}
+		}
+		more, err := s.execEach(ctx, batch)
+		failed = append(failed, more...)
+		if err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+// execEach is execAll with a message for each step.
+func (s *session) execEach(ctx context.Context, steps []step) (failed []failure, err error) {
+	for _, st := range steps {
+		err := s.exec(ctx, st.sql)
+		if err == nil {
+			continue
+		}
+		if s.broken(ctx, err) {
+			return failed, fmt.Errorf("%s %s: %w", strings.ToLower(st.Kind), st.object(), err)
+		}
+		failed = append(failed, failure{st, err})
+	}
+	return failed, nil
+}
+
+func messageLength(steps []step) int {
+	size := 0
+	for i, st := range steps {
+		size += len(st.sql)
+		if i > 0 && (i == messageStatements || size > messageBytes) {
+			return i
+		}
+	}
+	return len(steps)
+}
+
+// broken reports whether an error is of the session, not of a statement.
+func (s *session) broken(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || pg.Lost(err) || s.conn.PgConn().IsClosed() || pg.Code(err) == pg.DiskFull
+}
+
+// task is a piece of work for one of the sessions.
+type task struct {
+	unit *unit
+	size int64 // in bytes, about: large ones go first
+	// run may return more tasks, which become possible by this one. Its error
+	// is that of the unit.
+	run func(ctx context.Context, s *session) ([]task, error)
+}
+
+// work runs tasks on all sessions. A task that fails gives its unit up; the
+// error of work says that nothing can go on.
+func (r *run) work(ctx context.Context, tasks []task) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	q := &queue{}
+	q.ready.L = &q.mu
+	q.add(tasks)
+	stop := context.AfterFunc(ctx, q.wake)
+	defer stop()
+
+	var workers sync.WaitGroup
+	for _, s := range r.sessions {
+		workers.Go(func() {
+			for {
+				t, ok := q.next(ctx)
+				if !ok {
+					return
+				}
+				more, err := r.do(ctx, s, t)
+				if err != nil {
+					cancel(err)
+				}
+				q.done(more)
+			}
+		})
+	}
+	workers.Wait()
+	return context.Cause(ctx)
+}
+
+// do runs one task. Its error ends the whole run.
+func (r *run) do(ctx context.Context, s *session, t task) ([]task, error) {
+	if t.unit.failed() {
+		return nil, nil
+	}
+	if err := s.revive(ctx); err != nil {
+		return nil, err
+	}
+	err := s.use(ctx, t.unit)
+	var more []task
+	if err == nil {
+		more, err = t.run(ctx, s)
+	}
+	switch {
+	case err == nil:
+		return more, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case pg.Code(err) == pg.DiskFull:
+		return nil, fmt.Errorf("tenant %s: %w", t.unit.entry.Tenant, err)
+	}
+	t.unit.fail(err)
+	return nil, nil
+}
+
+// queue holds tasks and knows when no more can come.
+type queue struct {
+	mu      sync.Mutex
+	ready   sync.Cond
+	tasks   []task // the largest last
+	running int
+}
+
+func (q *queue) add(tasks []task) {
+	q.tasks = append(q.tasks, tasks...)
+	slices.SortStableFunc(q.tasks, func(a, b task) int { return cmp.Compare(a.size, b.size) })
+}
+
+func (q *queue) next(ctx context.Context) (task, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.tasks) == 0 && q.running > 0 && ctx.Err() == nil {
+		q.ready.Wait()
+	}
+	if len(q.tasks) == 0 || ctx.Err() != nil {
+		return task{}, false
+	}
+	t := q.tasks[len(q.tasks)-1]
+	q.tasks = q.tasks[:len(q.tasks)-1]
+	q.running++
+	return t, true
+}
+
+func (q *queue) done(more []task) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running--
+	if len(more) > 0 {
+		q.add(more)
+	}
+	q.ready.Broadcast()
+}
+
+func (q *queue) wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ready.Broadcast()
+}
+
+// deferAll keeps failed statements for another try.
+func (r *run) deferAll(failed []failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deferred = append(r.deferred, failed...)
+}
+
+// again tries the deferred statements, pass after pass, as long as that moves
+// anything: what one of them needs may come from another schema.
+func (r *run) again(ctx context.Context) error {
+	s := r.sessions[0]
+	for len(r.deferred) > 0 {
+		if err := s.revive(ctx); err != nil {
+			return err
+		}
+		var left []failure
+		moved := false
+		for _, f := range r.deferred {
+			if f.unit.failed() {
+				continue
+			}
+			if err := s.use(ctx, f.unit); err != nil {
+				return err
+			}
+			err := s.exec(ctx, f.sql)
+			switch {
+			case err == nil:
+				moved = true
+			case s.broken(ctx, err):
+				return errors.Join(context.Cause(ctx), err)
+			default:
+				left = append(left, failure{f.step, err})
+			}
+		}
+		r.deferred = left
+		if !moved {
+			return nil
+		}
+	}
+	return nil
+}

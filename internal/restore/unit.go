@@ -1,0 +1,363 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+)
+
+// Kinds of statements that are treated in a way of their own.
+const (
+	kindSchema          = "SCHEMA"
+	kindOwner           = "OWNER"
+	kindComment         = "COMMENT"
+	kindSecurityLabel   = "SECURITY LABEL"
+	kindACL             = "ACL"
+	kindDefaultACL      = "DEFAULT ACL"
+	kindExtension       = "EXTENSION"
+	kindEventTrigger    = "EVENT TRIGGER"
+	kindLargeObjectData = "LARGE OBJECT DATA"
+)
+
+// unit is one data file being restored.
+type unit struct {
+	entry manifest.Schema
+	core  bool
+	file  *datafile.File // nil: it cannot be read
+	data  *data
+
+	// schemas are those that the file makes; comments are the statements that
+	// give them their own comments, which stand in the place of the mark last.
+	schemas  []string
+	comments map[string]string
+	present  map[string]bool // schemas of the file that exist already, with nothing but extensions in them
+
+	began, ended time.Time
+
+	mu       sync.Mutex
+	err      error
+	problems []Problem
+	notes    []string
+	left     bool // remains could not be removed
+	finished bool // its mark is taken off: it stays, whatever becomes of others
+}
+
+// fail gives the unit up; the first reason is kept.
+func (u *unit) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.err == nil {
+		u.err = err
+	}
+}
+
+func (u *unit) failed() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err != nil
+}
+
+func (u *unit) problem(p Problem) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.problems = append(u.problems, p)
+}
+
+func (u *unit) note(text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.notes = append(u.notes, text)
+}
+
+func (u *unit) rows() (n int64) {
+	for i := range u.file.Index.Tables {
+		n += u.file.Index.Tables[i].Rows
+	}
+	return n
+}
+
+func (u *unit) bytes() (n int64) {
+	for i := range u.file.Index.Tables {
+		n += u.file.Index.Tables[i].Bytes
+	}
+	return n
+}
+
+// schemaOf is the schema of a statement.
+func (u *unit) schemaOf(s datafile.Statement) string {
+	if s.Schema != "" {
+		return s.Schema
+	}
+	return u.entry.Schema
+}
+
+// tableSchema is the schema of a table.
+func (u *unit) tableSchema(t *manifest.Table) string {
+	if t.Schema != "" {
+		return t.Schema
+	}
+	return u.entry.Schema
+}
+
+// step is one statement and its text.
+type step struct {
+	unit *unit
+	datafile.Statement
+	sql string
+}
+
+// object names what a step is about.
+func (s step) object() string {
+	if s.Table != "" && !strings.Contains(s.Tag, s.Table) {
+		return s.Tag + " on " + s.Table
+	}
+	return s.Tag
+}
+
+// steps reads the statements of the file that want takes, in their order.
+func (u *unit) steps(ctx context.Context, want func(i int, s datafile.Statement) bool) ([]step, error) {
+	if err := u.data.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer u.data.release()
+	var steps []step
+	frame, text := -1, []byte(nil)
+	for i, s := range u.file.Index.Statements {
+		if !want(i, s) {
+			continue
+		}
+		if s.Frame != frame {
+			var err error
+			if text, err = u.file.ReadFrame(s.Frame, text); err != nil {
+				return nil, err
+			}
+			frame = s.Frame
+		}
+		steps = append(steps, step{unit: u, Statement: s, sql: string(text[s.Offset : s.Offset+s.Length])})
+	}
+	return steps, nil
+}
+
+// skipped reports whether an option leaves a statement out.
+func (r *run) skipped(u *unit, s datafile.Statement) bool {
+	switch s.Kind {
+	case kindOwner:
+		return r.NoOwner
+	case kindACL, kindDefaultACL:
+		return r.NoPrivileges
+	}
+	return false
+}
+
+// phases of the statements after the rows, in the order of execution.
+type phase int
+
+const (
+	phaseIndexes phase = iota
+	phaseMain
+	phaseForeignKeys // need the unique constraints and the rows of all schemas
+	phaseAfterKeys   // would hide rows from the check of a foreign key, or need what others make
+	phaseGrants
+	phaseRefresh
+	phaseEventTriggers // would fire during the others
+	phases
+)
+
+// phasesOf gives the phase of each statement of an index; of those before the
+// rows it says nothing. Owners, comments and labels go with the object that
+// they follow, though never before phaseMain.
+func phasesOf(x *datafile.Index) []phase {
+	list := make([]phase, len(x.Statements))
+	last := phaseMain
+	for i, s := range x.Statements {
+		switch s.Kind {
+		case "INDEX", "CONSTRAINT":
+			last = phaseIndexes
+		case "FK CONSTRAINT":
+			last = phaseForeignKeys
+		case "POLICY", "ROW SECURITY", "PUBLICATION", "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA":
+			last = phaseAfterKeys
+		case kindACL, kindDefaultACL:
+			last = phaseGrants
+		case "REFRESH":
+			last = phaseRefresh
+		case kindEventTrigger:
+			last = phaseEventTriggers
+		case kindOwner, kindComment, kindSecurityLabel:
+			if strings.HasPrefix(s.Tag, kindEventTrigger+" ") {
+				last = phaseEventTriggers
+			}
+			last = max(last, phaseMain)
+		default:
+			last = phaseMain
+		}
+		list[i] = last
+	}
+	return list
+}
+
+// isSchemaComment reports whether a statement gives a schema its comment.
+func isSchemaComment(s datafile.Statement) bool {
+	return s.Kind == kindComment && strings.HasPrefix(s.Tag, kindSchema+" ")
+}
+
+// choose makes the units of what is to be restored, core first.
+func (r *run) choose() error {
+	m := r.Manifest
+	if m.Format == 0 {
+		return &UnsupportedError{
+			Reason: "the backup was made by the original system: its files are plain scripts of pg_dump",
+			Remedy: "restore a file with: zcat FILE | psql",
+		}
+	}
+	chosen := map[string]bool{} // names of schemas
+	for _, name := range r.Schemas {
+		of, err := named(m, name)
+		if err != nil {
+			return err
+		}
+		for _, schema := range of {
+			chosen[schema] = true
+		}
+	}
+	for _, entry := range m.Schemas {
+		if len(r.Schemas) > 0 && !chosen[entry.Schema] {
+			continue
+		}
+		if entry.Filepath == "" || len(entry.References) > 0 {
+			return &UnsupportedError{
+				Reason: fmt.Sprintf("tenant %s: the backup is incremental and refers to other backups", entry.Tenant),
+				Remedy: "restore a full backup",
+			}
+		}
+		u := &unit{entry: entry, core: entry.IsCore(), comments: map[string]string{}, present: map[string]bool{}}
+		u.data = &data{repo: r.Repo, manifest: m, entry: entry}
+		if u.core {
+			r.core = u
+			r.units = slices.Insert(r.units, 0, u)
+		} else {
+			r.units = append(r.units, u)
+		}
+	}
+	if len(r.units) == 0 {
+		return fmt.Errorf("backup %s holds no schema", m.ID)
+	}
+	return nil
+}
+
+// named returns the schemas that a name means: the schema of that name, else
+// those of the tenant. A schema may well be called "core".
+func named(m *manifest.Manifest, name string) ([]string, error) {
+	var ofTenant []string
+	for _, e := range m.Schemas {
+		if e.Schema == name {
+			return []string{name}, nil
+		}
+		if e.Tenant == name {
+			ofTenant = append(ofTenant, e.Schema)
+		}
+	}
+	if len(ofTenant) > 0 {
+		return ofTenant, nil
+	}
+	for _, f := range m.Failures {
+		if name == f.Schema || name == f.Tenant {
+			return nil, fmt.Errorf("tenant %s is not in backup %s: saving it failed: %s", name, m.ID, f.Error)
+		}
+	}
+	return nil, &UnknownSchemaError{Name: name, Backup: m.ID}
+}
+
+// UnknownSchemaError is a name that the backup does not have.
+type UnknownSchemaError struct{ Name, Backup string }
+
+// Error names both.
+func (e *UnknownSchemaError) Error() string {
+	return fmt.Sprintf("backup %s has no schema or tenant %q", e.Backup, e.Name)
+}
+
+// Hint says where to look.
+func (e *UnknownSchemaError) Hint() string {
+	return "tenantkeep list --format json shows what each backup holds"
+}
+
+// UnsupportedError is a backup that this version does not restore.
+type UnsupportedError struct{ Reason, Remedy string }
+
+// Error is the reason.
+func (e *UnsupportedError) Error() string { return e.Reason }
+
+// Hint is the remedy.
+func (e *UnsupportedError) Hint() string { return e.Remedy }
+
+// data is a data file that is open while somebody reads it, so that a restore
+// of thousands of tenants does not hold as many files.
+type data struct {
+	repo     *repo.Repo
+	manifest *manifest.Manifest
+	entry    manifest.Schema
+
+	mu     sync.Mutex
+	object storage.Object
+	users  int
+}
+
+// acquire opens the file, unless it is open. release must follow.
+func (d *data) acquire(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.users == 0 {
+		o, err := d.repo.OpenData(ctx, d.manifest, d.entry)
+		if err != nil {
+			return err
+		}
+		d.object = o
+	}
+	d.users++
+	return nil
+}
+
+func (d *data) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.users--
+	if d.users == 0 {
+		_ = d.object.Close() // it was only read
+		d.object = nil
+	}
+}
+
+// ReadAt reads from the open file.
+func (d *data) ReadAt(p []byte, off int64) (int, error) {
+	d.mu.Lock()
+	o := d.object
+	d.mu.Unlock()
+	if o == nil {
+		return 0, errors.New("read a data file that is not open")
+	}
+	return o.ReadAt(p, off)
+}
+
+// qualified is the name of a table in SQL.
+func (u *unit) qualified(t *manifest.Table) string {
+	return pg.Identifier(u.tableSchema(t), t.Name)
+}
+
+// columns is a list of columns in SQL.
+func columns(t *manifest.Table) string {
+	names := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		names[i] = pg.Identifier(c)
+	}
+	return strings.Join(names, ", ")
+}
