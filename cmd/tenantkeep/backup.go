@@ -190,6 +190,6 @@ func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOption
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSON(list)
 	}
-	a.ui().Printf("Would back up %s of %s:", ui.Plural(int64(len(list)), "schema"), ui.Safe(target.String()))
+	a.ui().Printf("Would back up %s of %s:", ui.Plural(int64(len(list)), "schema"), target)
 	return a.ui().Table(table)
 }

@@ -229,7 +229,12 @@ func flagError(cmd *cobra.Command, err error) error {
 		if errors.As(cause, &number) {
 			cause = fmt.Errorf("%q is not a %s", number.Num, map[bool]string{true: "true or false", false: "whole number"}[strings.HasSuffix(number.Func, "Bool")])
 		}
-		return &usageError{err: fmt.Errorf("--%s: %w", invalid.GetFlag().Name, cause)}
+		out := &usageError{err: fmt.Errorf("--%s: %w", invalid.GetFlag().Name, cause)}
+		var hinter interface{ Hint() string }
+		if errors.As(cause, &hinter) {
+			out.hint = hinter.Hint()
+		}
+		return out
 	default:
 		return &usageError{err: err, hint: cmd.CommandPath() + " --help explains its flags"}
 	}

@@ -193,7 +193,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	switch {
 	case errors.As(err, &busy): // others are at work: what they have begun is no remains
 	case err != nil:
-		return nil, fmt.Errorf("remove the remains of an interrupted run: %w", err)
+		return nil, fmt.Errorf("open the repository: %w", err)
 	case len(removed) > 0:
 		o.Log.InfoContext(ctx, "Removed the remains of an interrupted run", "files", len(removed))
 	}
@@ -267,6 +267,7 @@ func (r *run) rounds(ctx context.Context, round *round, m *manifest.Manifest) er
 			return err
 		}
 		defer round.close()
+		round.later = true
 		for _, gone := range round.restrict(again) {
 			if slices.Contains(r.Schemas, gone.Name) {
 				r.fail(m, gone, errors.New("it was dropped while the backup ran"))
@@ -275,7 +276,6 @@ func (r *run) rounds(ctx context.Context, round *round, m *manifest.Manifest) er
 			r.Progress.Note(slog.LevelWarn, gone.tenant, "dropped while the backup ran: not in this backup")
 			r.Progress.TenantDone(gone.tenant, nil)
 		}
-		round.later = true
 	}
 }
 

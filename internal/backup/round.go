@@ -164,13 +164,18 @@ func (d *round) choose() error {
 	for _, t := range tenants {
 		known = append(known, t.Name)
 	}
-	for _, name := range slices.Concat(d.Schemas, d.ExcludeSchemas) {
+	for _, name := range d.Schemas {
 		if !slices.Contains(known, name) {
 			missing = append(missing, name)
 		}
 	}
-	if len(missing) > 0 {
+	if len(missing) > 0 && !d.later { // later: what was dropped meanwhile
 		return &NoSchemaError{Database: d.info.Name, Names: missing, Known: known}
+	}
+	for _, name := range d.ExcludeSchemas {
+		if !slices.Contains(known, name) && !d.later {
+			d.Progress.Note(slogWarn, "", fmt.Sprintf("there is no schema %q to leave out", name))
+		}
 	}
 	for _, t := range tenants {
 		if len(d.Schemas) > 0 && !slices.Contains(d.Schemas, t.Name) || slices.Contains(d.ExcludeSchemas, t.Name) {

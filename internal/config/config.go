@@ -17,8 +17,7 @@ import (
 // Config is what the user decided, complete and valid. Paths are relative to
 // the working directory.
 type Config struct {
-	// DatabaseURL is a URL or a keyword=value string without, or with, a
-	// password; empty means the libpq variables and service files. It is a
+	// DatabaseURL is a URL without, or with, a password; empty means the libpq variables and service files. It is a
 	// secret: RedactURL makes it fit for people.
 	DatabaseURL string
 	// DatabasePassword is the password to use where DatabaseURL has none;

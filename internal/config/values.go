@@ -150,11 +150,8 @@ func parseCompression(text string) (Compression, error) {
 // libpq's own two.
 var urlSchemes = regexp.MustCompile(`^(?i:postgres|postgresql|postgis|pgsql|psql|timescale|timescalegis)(?:\+\w+)?://`)
 
-// keyword is a word=value pair as in libpq's connection strings.
-var keyword = regexp.MustCompile(`^\s*\w+\s*=`)
-
-// parseDatabaseURL accepts the two forms of libpq and the URL schemes of
-// common frameworks, which it turns into libpq's. Whether the rest makes sense
+// parseDatabaseURL accepts URLs with the schemes of libpq and of common
+// frameworks, which it turns into libpq's. Whether the rest makes sense
 // is for the connection to say. Messages never repeat the text: it may hold a
 // password.
 func parseDatabaseURL(text string) (string, error) {
@@ -169,10 +166,7 @@ func parseDatabaseURL(text string) (string, error) {
 	if scheme, _, found := strings.Cut(text, "://"); found && !strings.ContainsAny(scheme, " =@") {
 		return "", fmt.Errorf("%s:// is not PostgreSQL; the URL begins with postgres://", scheme)
 	}
-	if !keyword.MatchString(text) {
-		return "", errors.New("is neither a URL (postgres://user@host/database) nor keywords (host=... dbname=...)")
-	}
-	return text, nil
+	return "", errors.New("is not a URL: write it as postgres://user@host:5432/database")
 }
 
 // secretKeyword finds passwords among the keywords of a connection string and
