@@ -21,12 +21,16 @@ build: ## build ./tenantkeep
 postgres: ## install PostgreSQL's programs where they are missing
 	@scripts/install-postgres.sh
 
+.PHONY: test-tools
+test-tools: # programs that some tests check with
+	@scripts/install-test-tools.sh
+
 .PHONY: test
-test: postgres ## run all tests, on a private PostgreSQL
+test: postgres test-tools ## run all tests, on a private PostgreSQL
 	go test $(TEST_FLAGS) ./...
 
 .PHONY: race
-race: postgres ## run all tests with the race detector
+race: postgres test-tools ## run all tests with the race detector
 	CGO_ENABLED=1 go test -race -timeout 30m ./...
 
 .PHONY: fmt

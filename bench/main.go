@@ -78,7 +78,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 }
 
 // raisedLocks is what pg_dump needs to dump s1 whole.
-const raisedLocks = "256"
+const raisedLocks = "512"
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	opts, err := parseOptions(args, stderr)

@@ -115,7 +115,7 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, o
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSONLine(s)
 	}
-	if s.Tenants == 0 {
+	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core {
 		a.ui().Printf("The database has no tenants: only core was there to be saved.")
 	}
 	a.ui().Printf("Saved %s: %s, %s.", savedWhat(s), ui.Plural(s.Tables, "table"), ui.Plural(s.Rows, "row"))

@@ -28,8 +28,11 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup:               databases{}.setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"code": code,
+			"code":     code,
+			"database": databases{}.make,
+			"sql":      databases{}.sql,
 		},
 	})
 }

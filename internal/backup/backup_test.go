@@ -23,8 +23,6 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
-
 // world is a database, a repository, and what a backup of the one into the
 // other told.
 type world struct {

@@ -244,3 +244,17 @@ func bytesOf(t *testing.T, conn *pgx.Conn) string {
 	must(t, conn.QueryRow(t.Context(), `SELECT encode(convert_to(v, getdatabaseencoding()), 'hex') FROM t.t`).Scan(&v))
 	return v
 }
+
+// TestHugeRows copies rows that are larger than a frame by far.
+func TestHugeRows(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	w.db.Exec(t, `CREATE SCHEMA t; CREATE TABLE t.huge (id int, v text, b bytea);
+		INSERT INTO t.huge VALUES (1, repeat('abc' || chr(10), 25000000), NULL), (2, 'small', '\x00'), (3, NULL, decode(repeat('00ff', 10000000), 'hex'))`)
+	m := w.run(t)
+	got := rows(t, w.open(t, m, "t"), "huge")
+	if len(got) != 3 || len(got[0]) != len("1\t")+5*25000000+len("\t\\N\n") || got[1] != "2\tsmall\t\\\\x00\n" || len(got[2]) != len("3\t\\N\t\\\\x\n")+40000000 {
+		t.Errorf("%d rows", len(got))
+	}
+	w.requireSame(t, m, "t")
+}

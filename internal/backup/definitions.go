@@ -462,10 +462,15 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 
 // elsewhere reports whether a statement that pg_dump counts among the
 // database's own belongs into the file of a tenant: extensions in a tenant's
-// schema and casts of its types, which are dropped with the schema and must
-// come back with it.
+// schema, casts of its types and its membership in publications, which are
+// dropped with the schema and must come back with it.
 func (d *round) elsewhere(st pgdump.Statement) bool {
 	tenants := d.tenantSchemas()
+	if strings.HasPrefix(st.Kind, "PUBLICATION TABLE") {
+		// pg_dump 18 gives the members of a publication that are in schemas
+		// which it leaves out.
+		return slices.Contains(tenants, st.Schema)
+	}
 	for _, x := range d.extensions {
 		// pg_dump quotes the name in the tag of a comment, where it has to.
 		comment := st.Kind == "COMMENT" && (st.Tag == "EXTENSION "+x.Name || st.Tag == "EXTENSION "+pg.Identifier(x.Name))

@@ -34,7 +34,7 @@ func TestSmallLockTable(t *testing.T) {
 		tenant := fmt.Sprintf("t%d", n)
 		tenants = append(tenants, tenant)
 		w.db.Exec(t, fmt.Sprintf(`CREATE SCHEMA %[1]s`, tenant))
-		w.db.Exec(t, fmt.Sprintf(`DO $$ BEGIN FOR n IN 1..30 LOOP
+		w.db.Exec(t, fmt.Sprintf(`DO $$ BEGIN FOR n IN 1..20 LOOP
 			EXECUTE format('CREATE TABLE %[1]s.t%%s (id int GENERATED ALWAYS AS IDENTITY, v text)', n);
 			EXECUTE format('INSERT INTO %[1]s.t%%s (v) SELECT ''%[1]s'' FROM generate_series(1, %%s)', n, n); END LOOP; END $$`, tenant))
 	}
@@ -53,12 +53,12 @@ func TestSmallLockTable(t *testing.T) {
 	}
 
 	// One that alone does not fit.
-	for part := range 50 {
+	for part := range 40 {
 		w.db.Exec(t, fmt.Sprintf(`CREATE SCHEMA IF NOT EXISTS huge; DO $$ BEGIN FOR n IN 1..60 LOOP
 			EXECUTE format('CREATE TABLE huge.t%d_%%s (id int)', n); END LOOP; END $$`, part))
 	}
 	m, failures := w.runPartial(t, "huge")
-	requireContains(t, failures["huge"], "its 3000 tables", "raise max_locks_per_transaction")
+	requireContains(t, failures["huge"], "its 2400 tables", "raise max_locks_per_transaction")
 	if len(m.Schemas) != len(tenants)+1 {
 		t.Errorf("%d schemas were saved", len(m.Schemas))
 	}

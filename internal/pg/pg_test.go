@@ -212,7 +212,9 @@ func TestBatch(t *testing.T) {
 	// A cancellation ends a statement that would not end.
 	conn = connect(t, db)
 	ctx, cancel := context.WithCancel(t.Context())
-	ignore = pg.Batch{SQL: "COPY public.one TO STDOUT; SELECT pg_sleep(600)", CopyRow: func(int, []byte) error { cancel(); return nil }}
+	// The server sends no less than a buffer full.
+	const endless = "COPY (SELECT repeat('x', 8000) FROM public.one) TO STDOUT; SELECT pg_sleep(600)"
+	ignore = pg.Batch{SQL: endless, CopyRow: func(int, []byte) error { cancel(); return nil }}
 	if err := ignore.Run(ctx, conn); !errors.Is(err, context.Canceled) || !conn.IsClosed() {
 		t.Errorf("cancelled: %v, closed %t", err, conn.IsClosed())
 	}
@@ -220,10 +222,10 @@ func TestBatch(t *testing.T) {
 	// A session that is ended is lost.
 	conn = connect(t, db)
 	pid := conn.PgConn().PID()
-	ignore = pg.Batch{SQL: "COPY public.one TO STDOUT; SELECT pg_sleep(600)", CopyDone: func(int) error {
+	ignore = pg.Batch{SQL: endless, CopyRow: func(int, []byte) error {
 		db.Query(t, "SELECT pg_terminate_backend($1)", int64(pid))
 		return nil
-	}, CopyRow: func(int, []byte) error { return nil }}
+	}}
 	if err := ignore.Run(t.Context(), conn); !pg.Lost(err) || !conn.IsClosed() {
 		t.Errorf("terminated: %v, closed %t", err, conn.IsClosed())
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Server is a database to connect to: who, where, which. Its methods may be
@@ -368,7 +369,23 @@ type ConnectError struct {
 	Err    error
 }
 
-func (e *ConnectError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Server, e.Err) }
+func (e *ConnectError) Error() string {
+	err := e.Err
+	var inner *pgconn.ConnectError
+	if errors.As(err, &inner) && inner.Unwrap() != nil {
+		err = inner.Unwrap() // without user and database once more
+	}
+	// With sslmode=prefer each address is tried twice, mostly to the same end.
+	var reasons []string
+	for reason := range strings.Lines(err.Error()) {
+		reason = strings.TrimSpace(reason)
+		if reason != "" && !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
+	}
+	return fmt.Sprintf("connect to %s: %s", e.Server, strings.Join(reasons, "; "))
+}
+
 func (e *ConnectError) Unwrap() error { return e.Err }
 
 // Hint says what to look at, by the kind of failure.
