@@ -28,24 +28,45 @@ type script struct {
 const maxGroup = 400
 
 // definitions gets the definitions of the tenants and hands each tenant to
-// next, in groups that leave the server's lock table room for others.
+// next, in groups that leave the server's lock table room for others. Each run
+// of pg_dump reads the whole catalogue before it comes to its schemas, so a few
+// large groups cost less than many small ones; only where there are processors
+// to spare are several taken at once.
 func (d *round) definitions(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
 	budget, err := d.lockBudget(ctx)
 	if err != nil {
 		return err
 	}
-	dumps := min(d.Jobs, 2)
+	dumps := max(min(d.Jobs/2, maxDumps), 1)
 	if budget < minLocks*dumps {
 		dumps = 1
 	}
-	budget = max(budget/dumps-dumpLocks, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(dumps)
-	for _, group := range groups(tenants, budget) {
-		g.Go(func() error { return d.group(ctx, group, results, next) })
+	if len(tenants) > 0 && tenants[0].core {
+		core := tenants[:1]
+		tenants = tenants[1:]
+		if budget-core[0].Locks-dumpLocks < minLocks {
+			if err := d.group(ctx, core, results, next); err != nil {
+				return err
+			}
+		} else {
+			budget -= core[0].Locks + dumpLocks
+			g.Go(func() error { return d.group(ctx, core, results, next) })
+		}
 	}
+	g.Go(func() error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(dumps)
+		for _, group := range groups(tenants, max(budget/dumps-dumpLocks, 1)) {
+			g.Go(func() error { return d.group(ctx, group, results, next) })
+		}
+		return g.Wait()
+	})
 	return g.Wait()
 }
+
+// maxDumps is how many runs of pg_dump there are at once.
+const maxDumps = 3
 
 // minLocks is how many locks there must be for each of several runs of pg_dump
 // at once, and dumpLocks what each takes for the catalogue alone.
@@ -54,9 +75,9 @@ const (
 	dumpLocks = 250
 )
 
-// lockBudget is how many relations all runs of pg_dump together may lock: three
-// quarters of what the server promises for all sessions. The rest, and what the
-// server has in reserve, is for the workers and for others.
+// lockBudget is how many relations all runs of pg_dump together may lock: what
+// the server promises for all sessions, less what is in use and what the
+// workers need. Its reserve, which is about half as much again, is for others.
 func (d *round) lockBudget(ctx context.Context) (int, error) {
 	var used int
 	err := d.newest(ctx, func(q pg.Querier) error {
@@ -65,32 +86,37 @@ func (d *round) lockBudget(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("count locks: %w", err)
 	}
-	return d.info.LockSlots*3/4 - used, nil
+	return d.info.LockSlots*9/10 - used, nil
 }
 
-// groups cuts the tenants into runs of pg_dump. Core has one of its own.
+// groups cuts tenants into runs of pg_dump of about the same size. The first
+// and the last, if there are more than two, are halves: the workers wait for the
+// first, and all wait for the rows of the last.
 func groups(tenants []*tenant, budget int) [][]*tenant {
+	total := 0
+	for _, t := range tenants {
+		total += t.Locks
+	}
+	runs := max((total+budget-1)/budget, (len(tenants)+maxGroup-1)/maxGroup, 1)
+	share := (total + runs - 1) / runs
 	var all [][]*tenant
 	var group []*tenant
 	locks := 0
-	flush := func() {
-		if len(group) > 0 {
-			all = append(all, group)
-		}
-		group, locks = nil, 0
-	}
 	for _, t := range tenants {
-		if t.core {
-			all = append(all, []*tenant{t})
-			continue
+		limit := share
+		if len(all) == 0 && runs > 2 {
+			limit = share / 2
 		}
-		if locks+t.Locks > budget || len(group) == maxGroup {
-			flush()
+		if len(group) > 0 && (locks+t.Locks > limit || len(group) == maxGroup) {
+			all = append(all, group)
+			group, locks = nil, 0
 		}
 		group = append(group, t)
 		locks += t.Locks
 	}
-	flush()
+	if len(group) > 0 {
+		all = append(all, group)
+	}
 	return all
 }
 
@@ -100,7 +126,7 @@ func groups(tenants []*tenant, budget int) [][]*tenant {
 func (d *round) group(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) error {
 	err := d.inventory(ctx, group)
 	if err != nil {
-		return err
+		return d.explain(ctx, err)
 	}
 	readable := group[:0:0]
 	for _, t := range group {
@@ -152,7 +178,7 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	dumped := time.Now()
 	changed, err := d.changes(ctx)
 	if err != nil {
-		return err
+		return d.explain(ctx, err)
 	}
 	d.Log.DebugContext(ctx, "Read definitions", "schemas", len(group), "dump_seconds", dumped.Sub(began).Seconds(), "check_seconds", time.Since(dumped).Seconds())
 	bySchema, _ := archive.Split()
@@ -216,6 +242,14 @@ func anyChanged(changed map[uint32]string, core *tenant) bool {
 		return true
 	}
 	return slices.ContainsFunc(core.oids, func(oid uint32) bool { _, ok := changed[oid]; return ok })
+}
+
+// explain says what it means that the coordinator's session broke.
+func (d *round) explain(ctx context.Context, err error) error {
+	if pg.Lost(err) && ctx.Err() == nil && d.conn.IsClosed() {
+		return fmt.Errorf("%w: %w", errSnapshotGone, err)
+	}
+	return err
 }
 
 func (d *round) changes(ctx context.Context) (changed map[uint32]string, err error) {
