@@ -44,6 +44,19 @@ func asUsage(err error) error {
 	return &usageError{err: err}
 }
 
+// hintedError is an error with what to do next.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+
+func (e *hintedError) Unwrap() error { return e.err }
+
+// Hint tells what to do next.
+func (e *hintedError) Hint() string { return e.hint }
+
 // partialError is a run that did its work for some tenants and not for others.
 type partialError struct{ err error }
 

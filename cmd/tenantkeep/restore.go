@@ -177,9 +177,15 @@ func (a *app) chooseBackup(ctx context.Context, cfg *config.Config, opts Restore
 		a.ui().Warnf("backup %s is passed over: its manifest cannot be read: %v", b.ID, b.Err)
 	}
 	if errors.Is(err, repo.ErrNoBackup) && len(opts.Schemas) > 0 {
-		err = &usageError{
+		return repository, backup, &usageError{
 			err:  fmt.Errorf("no backup in %s holds %s", repository.Location(), strings.Join(opts.Schemas, " and ")),
 			hint: "tenantkeep list --format json shows what each backup holds",
+		}
+	}
+	if errors.Is(err, repo.ErrNoBackup) && len(broken) == 0 {
+		err = &hintedError{
+			err:  fmt.Errorf("there is no backup in %s", repository.Location()),
+			hint: "--repository says where backups are; tenantkeep backup takes one",
 		}
 	}
 	return repository, backup, err
@@ -204,6 +210,9 @@ func (a *app) namedBackup(ctx context.Context, repository *repo.Repo, named stri
 		repository, named = repo.Open(store, repo.Options{Now: a.now}), file
 	}
 	backup, err := repository.Load(ctx, named)
+	if errors.Is(err, repo.ErrNoBackup) {
+		err = &hintedError{err: err, hint: "tenantkeep list shows the backups, with their ids"}
+	}
 	return repository, backup, err
 }
 

@@ -53,7 +53,7 @@ func TestRestoreAndVerify(t *testing.T) {
 	_, stderr := runIn(t, 0, "verify", repository)
 	mention(t, stderr, "No backups to verify")
 	_, stderr = runIn(t, 1, "restore", "--latest", repository, into)
-	mention(t, stderr, "no such backup")
+	mention(t, stderr, "there is no backup in", "--repository")
 	_, stderr = runIn(t, 2, "restore", repository, into)
 	mention(t, stderr, "nothing says which backup to restore", "--latest")
 	_, stderr = runIn(t, 2, "restore", repository, into, "--latest", "--manifest", "x")
@@ -103,6 +103,9 @@ func TestRestoreAndVerify(t *testing.T) {
 	}
 	stdout, stderr = runIn(t, 1, "verify", repository, "--latest")
 	mention(t, stdout+stderr, "acme", "another size", "1 problem found")
+	if strings.Contains(stdout, "of schema") {
+		t.Errorf("the table tells the file twice:\n%s", stdout)
+	}
 	stdout, _ = runIn(t, 1, "verify", repository, "--format", "json")
 	mention(t, stdout, `"ok":false`, `"tenant":"acme"`)
 	runIn(t, 0, "verify", repository, "--schema", "globex")

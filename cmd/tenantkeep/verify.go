@@ -145,7 +145,7 @@ func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
 		}{"summary", r})
 	}
 	if len(r.Problems) > 0 {
-		table := ui.NewTable(ui.Column{Title: "backup"}, ui.Column{Title: "tenant"}, ui.Column{Title: "file"}, ui.Column{Title: "problem"})
+		table := ui.NewTable(ui.Column{Title: "backup"}, ui.Column{Title: "tenant"}, ui.Column{Title: "file"}, ui.Column{Title: "problem", Text: true})
 		for _, p := range r.Problems {
 			table.Add(p.Backup, p.Tenant, p.File, p.Error)
 		}

@@ -97,6 +97,18 @@ func dataKeys(schema, tenant string, typ manifest.Type, id, ext string) (func() 
 	}, nil
 }
 
+// fileOfRun finds the id of a run in the name of a file that it wrote.
+var fileOfRun = regexp.MustCompile(`_(?:full|incremental|baseline|media)_([0-9]{8}_[0-9]{6}(?:_[0-9]+)?)\.(?:sql|tar)(?:\.[a-z]+)*$`)
+
+// runOf is the id of the run that wrote a file; empty: it cannot be told.
+func runOf(key string) string {
+	m := fileOfRun.FindStringSubmatch(key)
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
 // encodeName makes a file name of any name. Capitals are encoded as well:
 // names that differ only in case are different schemas and must be different
 // files where the disk does not care for case. So is a leading dash, which

@@ -146,11 +146,15 @@ type DataError struct {
 
 // Error names schema, file and what is wrong.
 func (e *DataError) Error() string {
-	s := fmt.Sprintf("data file %s of schema %q: %v", e.Key, e.Schema, e.Err)
-	if e.Want != "" {
-		s += fmt.Sprintf(" (%s, the manifest says %s)", e.Got, e.Want)
+	return fmt.Sprintf("data file %s of schema %q: %s", e.Key, e.Schema, e.What())
+}
+
+// What tells what is wrong, for where schema and file are named already.
+func (e *DataError) What() string {
+	if e.Want == "" {
+		return e.Err.Error()
 	}
-	return s
+	return fmt.Sprintf("%v (%s, the manifest says %s)", e.Err, e.Got, e.Want)
 }
 
 // Unwrap returns the kind.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
@@ -33,20 +34,20 @@ func (r *Repo) Orphans(ctx context.Context) ([]storage.Info, error) {
 	named := make(map[string]bool)
 	for _, b := range backups {
 		if b.Err != nil {
-			return nil, fmt.Errorf("find orphans: manifest %s cannot be read: %w", b.Key, b.Err)
+			return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, b.Err)
 		}
 		for _, s := range b.Manifest.Schemas {
 			if s.Filepath != "" {
 				key, err := s.Key(b.Manifest.Format)
 				if err != nil {
-					return nil, fmt.Errorf("find orphans: %s: %w", b.Key, err)
+					return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, err)
 				}
 				named[key] = true
 			}
 			if s.MediaBackup != "" {
 				key, err := s.MediaKey(b.Manifest.Format)
 				if err != nil {
-					return nil, fmt.Errorf("find orphans: %s: %w", b.Key, err)
+					return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, err)
 				}
 				named[key] = true
 			}
@@ -75,8 +76,9 @@ func isNamed(named map[string]bool, key string) bool {
 	return false
 }
 
-// RemoveRemains removes what runs that were killed left: temporary files and
-// marks. It returns what it removed. It needs the repository for itself; while
+// RemoveRemains removes what runs that were killed left: temporary files, data
+// files that they had finished, and marks. While a manifest cannot be read, the
+// data files and their marks stay. It returns what it removed. It needs the repository for itself; while
 // others use it nothing is removed and the error is a *LockedError, with which
 // a backup goes on, since a later run removes the remains.
 func (r *Repo) RemoveRemains(ctx context.Context) (removed []storage.Info, err error) {
@@ -100,7 +102,15 @@ func (r *Repo) RemoveRemains(ctx context.Context) (removed []storage.Info, err e
 	if err != nil {
 		return removed, fmt.Errorf("find marks of dead runs: %w", err)
 	}
-	for _, i := range marks {
+	files, known, err := r.remainsOf(ctx, marks)
+	if err != nil {
+		return removed, err
+	}
+	if !known {
+		return removed, r.storage.Sync(ctx)
+	}
+	// The marks go last: without them nobody would know the files for remains.
+	for _, i := range append(files, marks...) {
 		if err := r.storage.Delete(ctx, i.Key); err != nil {
 			return removed, err
 		}
@@ -108,3 +118,32 @@ func (r *Repo) RemoveRemains(ctx context.Context) (removed []storage.Info, err e
 	}
 	return removed, r.storage.Sync(ctx)
 }
+
+// remainsOf returns the files that the runs of these marks wrote and that no
+// backup needs. known is false where that cannot be told, because a manifest
+// cannot be read.
+func (r *Repo) remainsOf(ctx context.Context, marks []storage.Info) (files []storage.Info, known bool, err error) {
+	if len(marks) == 0 {
+		return nil, true, nil
+	}
+	orphans, err := r.Orphans(ctx)
+	if errors.Is(err, errUnreadable) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	dead := make(map[string]bool)
+	for _, i := range marks {
+		dead[strings.TrimSuffix(path.Base(i.Key), jsonSuffix)] = true
+	}
+	for _, i := range orphans {
+		if dead[runOf(i.Key)] {
+			files = append(files, i)
+		}
+	}
+	return files, true, nil
+}
+
+// errUnreadable says that a manifest cannot be read.
+var errUnreadable = errors.New("a manifest cannot be read")

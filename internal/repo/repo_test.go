@@ -284,8 +284,8 @@ func TestFaults(t *testing.T) {
 					t.Errorf("left behind: %v, %v", left, err)
 				}
 			}
-			if _, err := sound.Orphans(t.Context()); err != nil {
-				t.Errorf("orphans: %v", err)
+			if orphans, err := sound.Orphans(t.Context()); err != nil || len(orphans) > 0 {
+				t.Errorf("orphans %v, %v", orphans, err)
 			}
 		})
 	}
@@ -523,6 +523,12 @@ func TestBrokenManifest(t *testing.T) {
 	}
 	if _, err := r.Orphans(ctx); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("orphans beside a broken manifest: %v", err)
+	}
+	// What nobody knows to be needless stays, and its mark with it.
+	storagetest.Put(t, disk, "runs/20250101_000000.json", []byte("{}"))
+	storagetest.Put(t, disk, "data/a_full_20250101_000000.sql", []byte("x"))
+	if removed, err := r.RemoveRemains(ctx); err != nil || len(removed) > 0 {
+		t.Errorf("remains beside a broken manifest: %v, %v", removed, err)
 	}
 }
 

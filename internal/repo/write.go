@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type BackupWriter struct {
 
 	mu       sync.Mutex
 	taken    map[string]bool   // keys given out
+	doubtful map[string]bool   // keys whose commit failed: the file may exist all the same
 	open     int               // data files begun and neither committed nor aborted
 	stored   map[string]Stored // by key
 	manifest bool              // writing the manifest was tried: it may exist
@@ -62,7 +64,7 @@ func (r *Repo) NewBackup(ctx context.Context, typ manifest.Type) (*BackupWriter,
 	}
 	return &BackupWriter{
 		repo: r, id: id, typ: typ, started: started, locked: locked, unlock: unlock,
-		taken: make(map[string]bool), stored: make(map[string]Stored),
+		taken: make(map[string]bool), doubtful: make(map[string]bool), stored: make(map[string]Stored),
 	}, nil
 }
 
@@ -237,7 +239,9 @@ func (d *DataWriter) Commit() (Stored, error) {
 		err = fmt.Errorf("commit %s: %w", d.key, fs.ErrClosed)
 	}
 	if err == nil {
-		err = d.w.Commit()
+		if err = d.w.Commit(); err != nil && !errors.Is(err, fs.ErrExist) {
+			d.backup.doubt(d.key)
+		}
 	}
 	if err != nil {
 		return Stored{}, err
@@ -246,6 +250,12 @@ func (d *DataWriter) Commit() (Stored, error) {
 	d.ended = true
 	d.backup.end(d.key, &s)
 	return s, nil
+}
+
+func (w *BackupWriter) doubt(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.doubtful[key] = true
 }
 
 // Abort gives the file up. After Commit it does nothing, so that it can be
@@ -412,14 +422,18 @@ func (w *BackupWriter) remove(ctx context.Context) error {
 			return err
 		}
 	}
-	keys := []string{runKey(w.id)}
+	keys := maps.Clone(w.doubtful)
 	for key := range w.stored {
-		keys = append(keys, key)
+		keys[key] = true
 	}
-	slices.Sort(keys)
 	var errs []error
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		errs = append(errs, s.Delete(ctx, key))
 	}
-	return errors.Join(append(errs, s.Sync(ctx))...)
+	// The mark goes last, and only after the files: by it the next run finds
+	// what is left of them.
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(s.Delete(ctx, runKey(w.id)), s.Sync(ctx))
 }

@@ -15,6 +15,7 @@ const bigTable = 8 << 20
 
 // indexes builds indexes and unique, primary and exclusion constraints.
 func (r *run) indexes(ctx context.Context) error {
+	r.Progress.Start("index", 0, 0)
 	var tasks []task
 	for _, u := range r.alive() {
 		tasks = append(tasks, task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {
@@ -112,11 +113,27 @@ func (r *run) stepsTask(u *unit, size int64, steps []step, next []task) task {
 	}}
 }
 
-// afterRows runs all that follows indexes and constraints, phase after phase;
-// each phase is done for all schemas before the next one begins, since foreign
-// keys, views and publications cross schemas.
+// keys runs what follows the indexes, up to the foreign keys. The comparison
+// comes next, because row-level security, which is made after it, would hide
+// rows from it where the role is no superuser.
+func (r *run) keys(ctx context.Context) error { return r.runPhases(ctx, phaseMain, phaseForeignKeys) }
+
+// afterRows runs all that is left.
 func (r *run) afterRows(ctx context.Context) error {
-	for p := phaseMain; p < phases; p++ {
+	if err := r.runPhases(ctx, phaseAfterKeys, phases-1); err != nil {
+		return err
+	}
+	for _, f := range r.deferred {
+		f.unit.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql})
+	}
+	r.deferred = nil
+	return nil
+}
+
+// runPhases runs phase after phase; each is done for all schemas before the
+// next one begins, since foreign keys, views and publications cross schemas.
+func (r *run) runPhases(ctx context.Context, first, last phase) error {
+	for p := first; p <= last; p++ {
 		if p == phaseGrants {
 			if err := r.resetPrivileges(ctx); err != nil {
 				return err
@@ -129,10 +146,6 @@ func (r *run) afterRows(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, f := range r.deferred {
-		f.unit.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql})
-	}
-	r.deferred = nil
 	return nil
 }
 

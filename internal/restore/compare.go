@@ -21,11 +21,14 @@ const (
 	splitTable = 64 << 20
 	// Small tables are read many in one message.
 	compareBytes = 16 << 20
+	// Progress is told in steps of this many bytes.
+	tellBytes = 1 << 20
 )
 
 // compare reads every table again and compares it with the backup. A unit in
 // which one differs fails.
 func (r *run) compare(ctx context.Context) error {
+	r.Progress.Start("compare", len(r.units), r.plan.Bytes)
 	if err := r.findPartitioned(ctx); err != nil {
 		return err
 	}
@@ -163,13 +166,21 @@ func (c *comparison) task(size int64, group []reading) task {
 			// has none of its own.
 			fmt.Fprintf(&sql, "COPY (SELECT %s FROM %s%s %s) TO STDOUT", columns(g.table), c.only(g.table), c.unit.qualified(g.table), g.where)
 		}
-		done := 0
+		done, size := 0, int64(0)
 		batch := pg.Batch{
-			SQL:      sql.String(),
-			CopyRow:  func(n int, row []byte) error { sums[n].Add(row); return nil },
+			SQL: sql.String(),
+			CopyRow: func(n int, row []byte) error {
+				sums[n].Add(row)
+				if size += int64(len(row)); size >= tellBytes {
+					c.run.Progress.Add(size, 0)
+					size = 0
+				}
+				return nil
+			},
 			CopyDone: func(n int) error { done = n + 1; return nil },
 		}
 		err := batch.Run(ctx, s.conn)
+		c.run.Progress.Add(size, 0)
 		if err != nil {
 			if done < len(group) && !pg.Lost(err) {
 				return nil, fmt.Errorf("read table %s: %w", c.unit.qualified(group[done].table), err)

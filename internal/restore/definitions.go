@@ -17,6 +17,7 @@ import (
 // others lean on, then that of the tenants side by side, then what had to wait
 // for another schema.
 func (r *run) definitions(ctx context.Context) error {
+	r.Progress.Start("define", 0, 0)
 	var tenants []task
 	for _, u := range r.units {
 		t := task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/pg"
@@ -20,13 +21,20 @@ type PreflightError struct {
 	Findings []Finding
 }
 
-// Error lists the findings, each with its remedy.
+// shownFindings is how many findings are worth reading.
+const shownFindings = 20
+
+// Error lists the first findings, each with its remedy.
 func (e *PreflightError) Error() string {
 	lines := make([]string, 0, len(e.Findings)+1)
 	if len(e.Findings) != 1 {
 		lines = append(lines, fmt.Sprintf("the restore cannot begin for %d reasons:", len(e.Findings)))
 	}
-	for _, f := range e.Findings {
+	for i, f := range e.Findings {
+		if i == shownFindings {
+			lines = append(lines, fmt.Sprintf("- and %d more", len(e.Findings)-i))
+			break
+		}
 		line := f.Problem
 		if f.Tenant != "" {
 			line = fmt.Sprintf("tenant %s: %s", f.Tenant, line)
@@ -73,23 +81,53 @@ type PartialError struct {
 func (e *PartialError) Error() string {
 	var parts []string
 	if n := len(e.Failed); n > 0 {
-		parts = append(parts, fmt.Sprintf("%d of %d tenants were not restored, the first is %s: %v",
-			n, n+len(e.Incomplete)+e.Done, e.Failed[0].Tenant, e.Failed[0].Err))
+		were := "were not restored, the first is"
+		if n == 1 {
+			were = "was not restored:"
+		}
+		parts = append(parts, fmt.Sprintf("%d of %d tenants %s %s: %v", n, n+len(e.Incomplete)+e.Done, were, e.Failed[0].Tenant, e.Failed[0].Err))
 	}
 	if n := len(e.Incomplete); n > 0 {
-		p := e.Incomplete[0].Problems[0]
-		parts = append(parts, fmt.Sprintf("%d tenants have all of their rows but lack objects, the first is %s: %s %s: %v",
-			n, e.Incomplete[0].Tenant, strings.ToLower(p.Kind), p.Object, p.Err))
+		t := e.Incomplete[0]
+		lacks := fmt.Sprintf("%d tenants have all of their rows but lack objects, the first is %s:", n, t.Tenant)
+		switch {
+		case n == 1 && len(t.Problems) == 1:
+			lacks = fmt.Sprintf("tenant %s has all of its rows but lacks", t.Tenant)
+		case n == 1:
+			lacks = fmt.Sprintf("tenant %s has all of its rows but lacks %d objects, the first is", t.Tenant, len(t.Problems))
+		}
+		parts = append(parts, fmt.Sprintf("%s %s %s: %v", lacks, strings.ToLower(t.Problems[0].Kind), t.Problems[0].Object, t.Problems[0].Err))
 	}
 	return strings.Join(parts, "\n")
 }
 
 // Hint says what to do next.
 func (e *PartialError) Hint() string {
+	if slices.ContainsFunc(e.Failed, func(t TenantResult) bool { return t.Left }) {
+		return "not all that failed could be removed, see the notes above: mend the cause, drop what is left of it, and restore it with --schema"
+	}
 	if len(e.Failed) > 0 {
 		return "what failed was removed again: mend the cause and restore it with --schema"
 	}
 	return "mend the cause and run the statements shown above by hand"
+}
+
+// DiskFullError says that the server's disk has no room for the restore, which
+// ends it for all tenants.
+type DiskFullError struct {
+	Tenant string // whose turn it was
+	Err    error
+}
+
+// Error is the server's error, with the tenant.
+func (e *DiskFullError) Error() string { return fmt.Sprintf("tenant %s: %v", e.Tenant, e.Err) }
+
+// Unwrap returns the server's error.
+func (e *DiskFullError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (*DiskFullError) Hint() string {
+	return "make room on the disk of the server, or restore fewer tenants at a time with --schema"
 }
 
 // mismatchError says that a table's rows are not those of the backup.

@@ -3,6 +3,7 @@ package restore_test
 import (
 	"context"
 	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,6 +133,54 @@ func TestMissingRoles(t *testing.T) {
 		t.Errorf("%s orders", got)
 	}
 	source.Exec(t, "DROP ROLE restore_policy")
+}
+
+// as connects as a role that is no superuser.
+func as(t testing.TB, db *pgtest.Database, role string) func(*restore.Options) {
+	t.Helper()
+	u, err := url.Parse(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("user", role)
+	u.RawQuery = query.Encode()
+	s, err := pg.Parse(u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(o *restore.Options) { o.Server = s }
+}
+
+// The owner of a database restores it: what row-level security hides from the
+// owner, too, is compared with the backup as all else.
+func TestOrdinaryRole(t *testing.T) {
+	t.Parallel()
+	source, target, closed := pgtest.New(t), pgtest.New(t), pgtest.New(t)
+	source.Exec(t, "CREATE ROLE restore_ordinary LOGIN; CREATE ROLE restore_stranger LOGIN")
+	for _, db := range []*pgtest.Database{source, target, closed} {
+		db.Exec(t, "ALTER DATABASE "+pg.Identifier(db.Name)+" OWNER TO restore_ordinary", "GRANT CREATE ON SCHEMA public TO restore_ordinary")
+	}
+	source.Exec(t, `
+		SET ROLE restore_ordinary;
+		CREATE TABLE public.shared (id int PRIMARY KEY); INSERT INTO public.shared VALUES (1);
+		CREATE SCHEMA a;
+		CREATE TABLE a.hidden (id int REFERENCES public.shared (id)); INSERT INTO a.hidden VALUES (1), (1);
+		CREATE POLICY none ON a.hidden USING (false);
+		ALTER TABLE a.hidden ENABLE ROW LEVEL SECURITY;
+		ALTER TABLE a.hidden FORCE ROW LEVEL SECURITY`)
+	b := save(t, source)
+	result, _, err := b.into(t, t.Context(), target, as(t, target, "restore_ordinary"))
+	must(t, result, err)
+	pgtest.RequireEqual(t, source, target, pgtest.Compare{})
+
+	_, _, err = b.into(t, t.Context(), closed, as(t, closed, "restore_stranger"))
+	mustFind(t, err, "may not create objects in schema public", "GRANT CREATE ON SCHEMA public")
+	mustFind(t, err, "may not create schemas", "GRANT CREATE ON DATABASE")
+	mustFind(t, err, `may not give objects to "restore_ordinary"`, "--no-owner")
+	if schemas(t, closed) != "public" {
+		t.Errorf("something was touched: %s", schemas(t, closed))
+	}
 }
 
 func TestMissingExtensionAndSchema(t *testing.T) {
@@ -369,8 +418,9 @@ func TestObjectThatCannotBeMade(t *testing.T) {
 	shop(t, db, "a", "b")
 	db.Exec(t, `
 		CREATE FUNCTION a.inner_one(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
-		CREATE FUNCTION a.outer_one(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN inner_one(x); END';
-		SET search_path = a; CREATE INDEX unlucky ON a.customers (a.outer_one(name));
+		CREATE FUNCTION a.outer_one(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN a.inner_one(x); END';
+		CREATE INDEX unlucky ON a.customers (a.outer_one(name));
+		CREATE OR REPLACE FUNCTION a.outer_one(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN inner_one(x); END';
 		COMMENT ON INDEX a.unlucky IS 'x'`)
 	b := save(t, db)
 	db.Exec(t, "DROP SCHEMA a, b CASCADE")

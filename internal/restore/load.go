@@ -27,6 +27,7 @@ type place struct {
 // a frame is a task, whosever it is, and is decompressed once for all tables in
 // it.
 func (r *run) load(ctx context.Context) error {
+	r.Progress.Start("load", 0, r.plan.Bytes)
 	var tasks []task
 	for _, u := range r.alive() {
 		places := u.places()

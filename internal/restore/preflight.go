@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -283,19 +285,22 @@ func (p *checker) roles(ctx context.Context) error {
 			n.units = append(n.units, u.entry.Tenant)
 		}
 	}
-	right := "MEMBER"
+	right, options := "MEMBER", ""
 	if p.info.ServerVersionNum >= 160000 { // membership without SET is no right to give objects away
-		right = "SET"
+		right, options = "SET", " WITH INHERIT TRUE, SET TRUE"
 	}
-	rows, err := p.main.Query(ctx, `SELECT rolname::text, pg_catalog.pg_has_role(oid, $2) FROM pg_catalog.pg_roles WHERE rolname = ANY($1)`, slices.Collect(maps.Keys(needs)), right)
+	// Without USAGE the role could do nothing more to what it has given away.
+	rows, err := p.main.Query(ctx, `
+		SELECT rolname::text, pg_catalog.pg_has_role(oid, $2) AND pg_catalog.pg_has_role(oid, 'USAGE'), rolsuper
+		FROM pg_catalog.pg_roles WHERE rolname = ANY($1)`, slices.Collect(maps.Keys(needs)), right)
 	if err != nil {
 		return fmt.Errorf("read roles: %w", err)
 	}
-	member := map[string]bool{}
+	member, superuser := map[string]bool{}, map[string]bool{}
 	var name string
-	var is bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &is}, func() error {
-		member[name] = is
+	var is, super bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &is, &super}, func() error {
+		member[name], superuser[name] = is, super
 		return nil
 	})
 	if err != nil {
@@ -310,10 +315,15 @@ func (p *checker) roles(ctx context.Context) error {
 				Problem: fmt.Sprintf("role %q does not exist, which is needed by %s", name, some(n.units)),
 				Remedy:  fmt.Sprintf("CREATE ROLE %s, or use --no-owner and --no-privileges to do without the roles of the backup", pg.Identifier(name)),
 			})
+		case n.owner && !is && superuser[name]:
+			p.find(Finding{
+				Problem: fmt.Sprintf("role %q may not give objects to %q, who owned them and is a superuser", p.info.User, name),
+				Remedy:  "use --no-owner, or restore as a superuser",
+			})
 		case n.owner && !is:
 			p.find(Finding{
-				Problem: fmt.Sprintf("role %q may not give objects to %q, who owned them: it is no member of that role", p.info.User, name),
-				Remedy:  fmt.Sprintf("GRANT %s TO %s, or use --no-owner", pg.Identifier(name), pg.Identifier(p.info.User)),
+				Problem: fmt.Sprintf("role %q may not give objects to %q, who owned them: it is no member of that role, or does not inherit from it", p.info.User, name),
+				Remedy:  fmt.Sprintf("GRANT %s TO %s%s, or use --no-owner", pg.Identifier(name), pg.Identifier(p.info.User), options),
 			})
 		}
 	}
@@ -518,7 +528,7 @@ func (p *checker) schemas(ctx context.Context) error {
 				continue
 			}
 		}
-		p.planned(u, fmt.Sprintf("exists: %d tables, %d bytes", s.Tables, s.Bytes))
+		p.planned(u, fmt.Sprintf("exists: %s, %s", english.Plural(int(s.Tables), "table", ""), humanize.Bytes(uint64(s.Bytes))))
 		p.find(Finding{
 			Tenant:  u.entry.Tenant,
 			Problem: fmt.Sprintf("schema %q exists already in database %q: restore refuses to replace it", s.Name, p.info.Name),
@@ -571,10 +581,11 @@ func (p *checker) core(ctx context.Context) error {
 	}
 	var oid uint32
 	var comment string
-	var owner bool
+	var owner, create bool
 	err := p.main.QueryRow(ctx, `
-		SELECT oid, coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), ''), pg_catalog.pg_has_role(nspowner, 'USAGE')
-		FROM pg_catalog.pg_namespace WHERE nspname = 'public'`).Scan(&oid, &comment, &owner)
+		SELECT oid, coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), ''), pg_catalog.pg_has_role(nspowner, 'USAGE'),
+			pg_catalog.has_schema_privilege(oid, 'CREATE')
+		FROM pg_catalog.pg_namespace WHERE nspname = 'public'`).Scan(&oid, &comment, &owner, &create)
 	if errors.Is(err, pgx.ErrNoRows) {
 		p.find(Finding{Tenant: u.entry.Tenant, Problem: fmt.Sprintf("database %q has no schema public", p.info.Name), Remedy: "CREATE SCHEMA public"})
 		return nil
@@ -583,6 +594,13 @@ func (p *checker) core(ctx context.Context) error {
 		return fmt.Errorf("look at schema public: %w", err)
 	}
 	p.unmarked = !owner
+	if !create && slices.ContainsFunc(u.file.Index.Statements, isMadeInPublic) {
+		p.find(Finding{
+			Tenant:  u.entry.Tenant,
+			Problem: fmt.Sprintf("role %q may not create objects in schema public of database %q", p.info.User, p.info.Name),
+			Remedy:  fmt.Sprintf("GRANT CREATE ON SCHEMA public TO %s, or name the tenants to restore with --schema", pg.Identifier(p.info.User)),
+		})
+	}
 	existing, err := p.databaseObjects(ctx, u)
 	if err != nil {
 		return err
@@ -617,6 +635,19 @@ func (p *checker) core(ctx context.Context) error {
 		})
 	}
 	return nil
+}
+
+// isMadeInPublic reports whether a statement of core makes an object in public.
+func isMadeInPublic(s datafile.Statement) bool {
+	switch s.Kind {
+	case "TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE", "TYPE", "SHELL TYPE", "DOMAIN", "FUNCTION", "PROCEDURE", "AGGREGATE",
+		"OPERATOR", "OPERATOR CLASS", "OPERATOR FAMILY", "COLLATION", "CONVERSION":
+	default:
+		if !strings.HasPrefix(s.Kind, "TEXT SEARCH ") {
+			return false
+		}
+	}
+	return s.Schema == "" || s.Schema == manifest.CoreSchema
 }
 
 // required checks that the other schemas that definitions refer to are there.

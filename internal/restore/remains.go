@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -98,7 +99,7 @@ func (r *run) removeRemains(ctx context.Context) error {
 	for i, m := range r.remains {
 		names[i] = strconv.Quote(m.schema)
 	}
-	r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("removing the remains of a restore that died: schema %s", some(names)))
+	r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("removing the remains of a restore that died: %s", english.PluralWord(len(names), "schema", "")+" "+some(names)))
 	left, err := s.removeSchemas(ctx, r.remains)
 	if err != nil {
 		return fmt.Errorf("remove remains: %w", err)

@@ -30,8 +30,9 @@ import (
 // Progress is told what a restore does. Its methods are called from several
 // goroutines.
 type Progress interface {
-	// Start begins a stage ("verify", "restore") of so many tenants and about
-	// so many bytes.
+	// Start begins a stage ("verify", "define", "load", "index", "compare") of
+	// so many tenants and about so many bytes; 0 where a stage does not count
+	// them.
 	Start(stage string, tenants int, bytes int64)
 	Add(bytes, rows int64)
 	TenantDone(tenant string, err error)
@@ -184,7 +185,6 @@ func (r *run) restore(ctx context.Context) error {
 	if err := r.removeRemains(ctx); err != nil {
 		return err
 	}
-	r.Progress.Start("restore", len(r.units), r.plan.Bytes)
 	for range r.Jobs {
 		s, err := r.newSession(ctx)
 		if err != nil {
@@ -201,8 +201,9 @@ func (r *run) restore(ctx context.Context) error {
 		{"definitions", r.definitions},
 		{"rows", r.load},
 		{"indexes", r.indexes},
-		{"what follows the rows", r.afterRows},
+		{"keys", r.keys},
 		{"comparison", r.compare},
+		{"what follows the rows", r.afterRows},
 		{"statistics", r.analyze},
 	} {
 		began := r.Now()

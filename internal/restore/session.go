@@ -256,7 +256,7 @@ func (r *run) do(ctx context.Context, s *session, t task) ([]task, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case pg.Code(err) == pg.DiskFull:
-		return nil, fmt.Errorf("tenant %s: %w", t.unit.entry.Tenant, err)
+		return nil, &DiskFullError{Tenant: t.unit.entry.Tenant, Err: err}
 	}
 	t.unit.fail(err)
 	return nil, nil

@@ -113,7 +113,10 @@ func (s status) left() time.Duration {
 }
 
 // verbs are the stages as the user reads them.
-var verbs = map[string]string{"backup": "Backing up", "restore": "Restoring", "verify": "Verifying"}
+var verbs = map[string]string{
+	"backup": "Backing up", "verify": "Verifying",
+	"define": "Creating definitions", "load": "Loading rows", "index": "Building indexes and keys", "compare": "Comparing",
+}
 
 func (s status) verb() string {
 	if v, known := verbs[s.Stage]; known {
@@ -127,7 +130,10 @@ func (m *meter) announce() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := status{Stage: m.stage}
-	line := s.verb() + " " + Plural(m.tenants.Load(), "tenant")
+	line := s.verb()
+	if n := m.tenants.Load(); n > 0 {
+		line += " " + Plural(n, "tenant")
+	}
 	if m.bytes > 0 {
 		line += ", about " + Bytes(m.bytes)
 	}
@@ -139,7 +145,7 @@ func (s status) line() string { return s.tell(s.counts(), " of ") }
 
 // short is the line that fits beside a bar.
 func (s status) short() string {
-	counts := Plural(s.DoneTenants, "tenant")
+	counts := s.verb()
 	if s.Tenants > 0 {
 		counts = Count(s.DoneTenants) + "/" + Plural(s.Tenants, "tenant")
 	}
@@ -147,11 +153,12 @@ func (s status) short() string {
 }
 
 func (s status) tell(counts, of string) string {
-	size := Bytes(s.DoneBytes)
+	parts := []string{counts}
 	if s.Bytes > s.DoneBytes {
-		size += of + Bytes(s.Bytes)
+		parts = append(parts, Bytes(s.DoneBytes)+of+Bytes(s.Bytes))
+	} else if s.DoneBytes > 0 || s.Tenants > 0 {
+		parts = append(parts, Bytes(s.DoneBytes))
 	}
-	parts := []string{counts, size}
 	if s.Rate >= 1 {
 		parts = append(parts, Bytes(int64(s.Rate))+"/s")
 	}
@@ -163,11 +170,15 @@ func (s status) tell(counts, of string) string {
 
 // last tells the status when the stage is over.
 func (s status) last() string {
-	return strings.Join([]string{s.counts(), Bytes(s.DoneBytes), Duration(s.Elapsed)}, ", ")
+	parts := []string{s.counts()}
+	if s.DoneBytes > 0 || s.Tenants > 0 {
+		parts = append(parts, Bytes(s.DoneBytes))
+	}
+	return strings.Join(append(parts, Duration(s.Elapsed)), ", ")
 }
 
 func (s status) counts() string {
-	counts := fmt.Sprintf("%s: %s", s.verb(), Plural(s.DoneTenants, "tenant"))
+	counts := s.verb()
 	if s.Tenants > 0 {
 		counts = fmt.Sprintf("%s: %s of %s", s.verb(), Count(s.DoneTenants), Plural(s.Tenants, "tenant"))
 	}

@@ -17,8 +17,9 @@ import (
 // call; text and JSON are its two implementations. Add is called often and
 // from many goroutines, the others from any goroutine.
 type Progress interface {
-	// Start begins a stage ("backup", "restore", "verify") of so many tenants
-	// and about so many bytes (0: unknown). It ends the stage before it.
+	// Start begins a stage ("backup", "verify", and those of a restore) of so
+	// many tenants and about so many bytes; 0 where they are not known or not
+	// counted. It ends the stage before it.
 	Start(stage string, tenants int, bytes int64)
 	// Add counts bytes and rows that are done.
 	Add(bytes, rows int64)

@@ -17,6 +17,7 @@ type Table struct {
 type Column struct {
 	Title string
 	Right bool                   // numbers: aligned at the right
+	Text  bool                   // sentences, which are not quoted as names are
 	Tone  func(cell string) Tone // what a cell means; nil: nothing in particular
 }
 
@@ -41,7 +42,11 @@ func (t *Table) Add(cells ...string) {
 	row := make(table.Row, len(cells))
 	for i, c := range cells {
 		row[i] = ""
-		if c != "" {
+		switch {
+		case c == "":
+		case t.columns[i].Text:
+			row[i] = safeText(c)
+		default:
 			row[i] = Safe(c)
 		}
 	}

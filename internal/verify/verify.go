@@ -97,8 +97,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r := &run{Options: o, report: Report{Backups: len(o.Backups), Problems: []Problem{}}}
 	files, size := r.files()
-	o.Progress.Start("verify", len(files), size)
-	defer o.Progress.Finish()
+	if len(files) > 0 {
+		o.Progress.Start("verify", len(files), size)
+		defer o.Progress.Finish()
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(o.Jobs)
 	for _, f := range files {
@@ -161,8 +163,12 @@ func (r *run) found(f file, errs []error) {
 		if i == maxProblems {
 			err = fmt.Errorf("and %d more problems", len(errs)-i)
 		}
+		text := err.Error()
+		if wrong, ok := errors.AsType[*repo.DataError](err); ok {
+			text = wrong.What() // the file is named beside it
+		}
 		r.report.Problems = append(r.report.Problems, Problem{
-			Backup: f.backup.ID, Schema: f.entry.Schema, Tenant: f.entry.Tenant, File: f.key, Error: err.Error(),
+			Backup: f.backup.ID, Schema: f.entry.Schema, Tenant: f.entry.Tenant, File: f.key, Error: text,
 		})
 		if i == maxProblems {
 			break

@@ -350,7 +350,8 @@ func syncDir(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// CleanTemporary removes temporary files.
+// CleanTemporary removes temporary files, and what processes that died while
+// they held a lock said of themselves.
 func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storage.Info, error) {
 	root, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -360,6 +361,7 @@ func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storag
 		return nil, err
 	}
 	defer root.Close()
+	readHolders(root, "")
 	return s.clean(ctx, root, ".", time.Now().Add(-age))
 }
 

@@ -125,7 +125,7 @@ func (l *lock) describe(name string, holder []byte) error {
 // what dead ones said. One that has just taken the lock is waited for a moment.
 func holders(root *os.Root, name string) [][]byte {
 	for range 5 {
-		if found := readHolders(root, name); len(found) > 0 {
+		if found := readHolders(root, name+"-"); len(found) > 0 {
 			return found
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -133,14 +133,15 @@ func holders(root *os.Root, name string) [][]byte {
 	return nil
 }
 
-func readHolders(root *os.Root, name string) [][]byte {
+// readHolders reads the files of holders whose names have a prefix.
+func readHolders(root *os.Root, prefix string) [][]byte {
 	entries, err := readDir(root, lockDir)
 	if err != nil {
 		return nil // they are for a message only
 	}
 	var found [][]byte
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), name+"-") || !strings.HasSuffix(e.Name(), holderSuffix) {
+		if !strings.HasPrefix(e.Name(), prefix) || !strings.HasSuffix(e.Name(), holderSuffix) {
 			continue
 		}
 		file := path.Join(lockDir, e.Name())
