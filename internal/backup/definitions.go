@@ -30,14 +30,13 @@ const maxGroup = 400
 // definitions gets the definitions of the tenants and hands each tenant to
 // next, in groups that leave the server's lock table room for others. Each run
 // of pg_dump reads the whole catalogue before it comes to its schemas, so a few
-// large groups cost less than many small ones; only where there are processors
-// to spare are several taken at once.
+// large groups cost less than many small ones.
 func (d *round) definitions(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
 	budget, err := d.lockBudget(ctx)
 	if err != nil {
 		return err
 	}
-	dumps := max(min(d.Jobs/2, maxDumps), 1)
+	dumps := min(d.Jobs, maxDumps)
 	if budget < minLocks*dumps {
 		dumps = 1
 	}
@@ -66,13 +65,15 @@ func (d *round) definitions(ctx context.Context, tenants []*tenant, results *res
 }
 
 // maxDumps is how many runs of pg_dump there are at once.
-const maxDumps = 3
+const maxDumps = 2
 
 // minLocks is how many locks there must be for each of several runs of pg_dump
-// at once, and dumpLocks what each takes for the catalogue alone.
+// at once, dumpLocks what each takes for the catalogue alone, and workerLocks
+// what is left to each worker.
 const (
-	minLocks  = 1000
-	dumpLocks = 250
+	minLocks    = 1000
+	dumpLocks   = 250
+	workerLocks = 200
 )
 
 // lockBudget is how many relations all runs of pg_dump together may lock: what
@@ -86,7 +87,7 @@ func (d *round) lockBudget(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("count locks: %w", err)
 	}
-	return d.info.LockSlots*9/10 - used, nil
+	return d.info.LockSlots - used - d.Jobs*workerLocks, nil
 }
 
 // groups cuts tenants into runs of pg_dump of about the same size. The first
@@ -253,6 +254,8 @@ func (d *round) explain(ctx context.Context, err error) error {
 }
 
 func (d *round) changes(ctx context.Context) (changed map[uint32]string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	err = d.newest(ctx, func(q pg.Querier) error {
 		changed, err = pg.ChangedDefinitions(ctx, d.tx, q, d.snapshot)
 		return err

@@ -45,10 +45,10 @@ func (t *tenant) forget() {
 // round takes schemas at one snapshot.
 type round struct {
 	*run
+	newestState
 	conn     *pgx.Conn // the coordinator: the snapshot lives as long as its transaction
 	tx       pgx.Tx
-	fresh    *pgx.Conn  // sees the newest state
-	mu       sync.Mutex // for tx and fresh, which the stages share
+	mu       sync.Mutex // for tx, which the runs of pg_dump share
 	snapshot *pg.Snapshot
 	later    bool // not the backup's own moment
 
@@ -64,7 +64,7 @@ type round struct {
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
-	d := &round{run: r}
+	d := &round{run: r, newestState: newestState{server: r.Server}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -73,7 +73,7 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.conn, err = r.Server.Connect(ctx); err != nil {
 		return nil, err
 	}
-	if d.fresh, err = r.Server.Connect(ctx); err != nil {
+	if d.newestState.conn, err = r.Server.Connect(ctx); err != nil {
 		return nil, err
 	}
 	if d.tx, d.snapshot, err = pg.ExportSnapshot(ctx, d.conn); err != nil {
@@ -103,8 +103,8 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 
 func (d *round) close() {
 	pg.Close(d.conn)
-	pg.Close(d.fresh)
-	d.conn, d.fresh = nil, nil
+	pg.Close(d.newestState.conn)
+	d.conn, d.newestState.conn = nil, nil
 }
 
 // candidates are all that could be taken, core first.
@@ -126,21 +126,32 @@ func (d *round) candidates() []*tenant {
 	return tenants
 }
 
-// newest calls f with the session that sees the newest state, and again with
-// another one where that was lost.
-func (d *round) newest(ctx context.Context, f func(pg.Querier) error) (err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err = f(d.fresh); !pg.Lost(err) || ctx.Err() != nil {
-		return err
+// newestState is a session that sees the newest state, whatever the snapshot
+// shows. Each of its statements is a transaction of its own, so it keeps no
+// locks.
+type newestState struct {
+	server *pg.Server
+	using  sync.Mutex
+	conn   *pgx.Conn
+}
+
+// newest reads the newest state. A session that was lost is replaced, once.
+func (n *newestState) newest(ctx context.Context, f func(pg.Querier) error) (err error) {
+	n.using.Lock()
+	defer n.using.Unlock()
+	for attempt := 1; ; attempt++ {
+		if n.conn == nil {
+			if n.conn, err = n.server.Connect(ctx); err != nil {
+				return err
+			}
+		}
+		err = f(n.conn)
+		if !pg.Lost(err) || ctx.Err() != nil || attempt == 2 {
+			return err
+		}
+		pg.Close(n.conn)
+		n.conn = nil
 	}
-	pg.Close(d.fresh)
-	fresh, err := d.Server.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	d.fresh = fresh
-	return f(d.fresh)
 }
 
 // readNeeds reads what all schemas need from elsewhere, on a session of its
@@ -230,7 +241,7 @@ func (d *round) planned() []pg.Schema {
 
 // ahead is how many tenants with their definitions may wait for a worker, so
 // that pg_dump need not wait for the rows.
-const ahead = 256
+const ahead = 64
 
 // take saves the round's schemas into the manifest and returns those that must
 // be taken again. An error ends the whole run.

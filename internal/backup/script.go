@@ -79,23 +79,39 @@ func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile
 // They are read as tables: the lock that pg_sequence_last_value takes belongs
 // to the whole transaction, and no savepoint gives it back.
 func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) {
-	type sequence struct{ schema, name string }
 	var all []sequence
 	for _, rel := range t.relations {
 		if rel.Kind == "S" {
-			all = append(all, sequence{rel.Schema, rel.Name})
+			all = append(all, sequence{rel.OID, rel.Schema, rel.Name})
 		}
 	}
 	for _, c := range t.config {
 		if c.Kind == "S" {
-			all = append(all, sequence{c.Schema, c.Name})
+			all = append(all, sequence{c.OID, c.Schema, c.Name})
 		}
 	}
 	var statements []statement
+	add := func(s sequence, last string, called bool) {
+		statements = append(statements, statement{
+			Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
+			SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), last, called),
+		})
+	}
 	for part := range batches(all, batchTables) {
-		selects := make([]string, len(part))
+		last, err := w.lastValues(ctx, part)
+		if err != nil {
+			return nil, fmt.Errorf("read sequences: %w", err)
+		}
+		var selects []string // of those not called yet: only the sequence knows where it begins
 		for i, s := range part {
-			selects[i] = fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, pg.Identifier(s.schema, s.name))
+			if value, ok := last[s.oid]; ok {
+				add(s, strconv.FormatInt(value, 10), true)
+			} else {
+				selects = append(selects, fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, pg.Identifier(s.schema, s.name)))
+			}
+		}
+		if len(selects) == 0 {
+			continue
 		}
 		batch := pg.Batch{
 			SQL: batchSavepoint + strings.Join(selects, " UNION ALL ") + batchGiveBack,
@@ -104,11 +120,7 @@ func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) 
 				if err != nil {
 					return err
 				}
-				s := part[i]
-				statements = append(statements, statement{
-					Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
-					SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), values[1], string(values[2]) == "t"),
-				})
+				add(part[i], string(values[1]), string(values[2]) == "t")
 				return nil
 			},
 		}
@@ -117,6 +129,47 @@ func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) 
 		}
 	}
 	return statements, nil
+}
+
+type sequence struct {
+	oid          uint32
+	schema, name string
+}
+
+// lastValues reads the last values of those sequences that were called, by
+// OID. pg_sequence_last_value keeps its lock until the end of the transaction,
+// whatever the savepoint, so it is not called by the worker's session. One that
+// was dropped meanwhile is left out, and found missing when it is read itself.
+func (w *worker) lastValues(ctx context.Context, sequences []sequence) (map[uint32]int64, error) {
+	oids := make([]uint32, len(sequences))
+	for i, s := range sequences {
+		oids[i] = s.oid
+	}
+	last := map[uint32]int64{}
+	err := w.newest(ctx, func(q pg.Querier) error {
+		rows, err := q.Query(ctx, `
+			SELECT c.oid, pg_catalog.pg_sequence_last_value(c.oid) FROM pg_catalog.pg_class c
+			WHERE c.oid = ANY($1) AND c.relpersistence = 'p'`, oids)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var oid uint32
+			var value *int64
+			if err := rows.Scan(&oid, &value); err != nil {
+				return err
+			}
+			if value != nil {
+				last[oid] = *value
+			}
+		}
+		return rows.Err()
+	})
+	if pg.Missing(err) { // dropped between the catalog and the sequence
+		return nil, nil
+	}
+	return last, err
 }
 
 // Sizes of the pieces in which large objects are read and written, in bytes.

@@ -32,7 +32,9 @@ func env(vars []string, name string) string {
 func TestParse(t *testing.T) {
 	for _, name := range []string{"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGOPTIONS"} {
 		t.Setenv(name, "")
-		os.Unsetenv(name)
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Setenv("PGPASSFILE", filepath.Join(t.TempDir(), "none"))
 	service := filepath.Join(t.TempDir(), "pg_service.conf")
@@ -52,7 +54,7 @@ func TestParse(t *testing.T) {
 		{"postgis:///d?host=/var/run/x&user=u&sslmode=disable", `database "d" on /var/run/x as "u"`, map[string]string{"PGHOST": "/var/run/x"}},
 		{"postgres://me@h/?sslmode=disable", `database "me" on h:5432 as "me"`, map[string]string{"PGDATABASE": "me"}},
 		{"postgres:///?service=prod", `database "shop" on db.example.org:6543 as "keeper"`, map[string]string{"PGSSLMODE": "require", "PGPASSWORD": "hush", "PGSERVICE": "", "PGPORT": "6543"}},
-		{"postgres://a@h/d?options=-c%20work_mem%3D8MB&gssencmode=disable&keepalives=1", `database "d" on h:5432 as "a"`, map[string]string{"PGOPTIONS": "-c work_mem=8MB", "PGGSSENCMODE": "disable"}},
+		{"postgres://a@h/d?options=-c%20work_mem%3D8MB&gssencmode=disable&keepalives=1", `database "d" on h:5432 as "a"`, map[string]string{"PGOPTIONS": "-c jit=off -c max_parallel_workers_per_gather=0 -c work_mem=8MB", "PGGSSENCMODE": "disable"}},
 	} {
 		s, err := pg.Parse(tt.url)
 		if err != nil {

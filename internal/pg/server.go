@@ -203,6 +203,9 @@ func (s *Server) Env() []string {
 		"PGUSER="+c.User,
 		"PGDATABASE="+c.Database,
 		"PGAPPNAME=tenantkeep",
+		// As in our own sessions: the processors are busy with other schemas,
+		// and queries of the catalogue gain little from more of them.
+		"PGOPTIONS="+strings.TrimSpace("-c jit=off -c max_parallel_workers_per_gather=0 "+s.settings["options"]),
 	)
 	if c.Password != "" {
 		env = append(env, "PGPASSWORD="+c.Password)
@@ -226,6 +229,8 @@ SET row_security = off;
 SET synchronize_seqscans = off;
 SET quote_all_identifiers = off;
 SET plan_cache_mode = force_custom_plan;
+SET jit = off;
+SET max_parallel_workers_per_gather = 0;
 SET check_function_bodies = off;
 SET statement_timeout = 0;
 SET lock_timeout = 0;
