@@ -513,7 +513,7 @@ func (w *worker) write(ctx context.Context, t *tenant, file *datafile.Writer) (*
 	for _, c := range tables {
 		file.AddTable(c.table(t.Name))
 	}
-	if t.core {
+	if t.core && w.hasLargeObjects {
 		if err := w.largeObjects(ctx, file); err != nil {
 			return nil, err
 		}

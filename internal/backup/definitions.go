@@ -269,7 +269,8 @@ func (d *round) dumpOptions(group []*tenant) pgdump.Options {
 		Encoding: d.encoding, LockWait: d.LockTimeout,
 	}
 	if group[0].core {
-		o.LargeObjects = true
+		// A dump with them takes longer, whether there are any or not.
+		o.LargeObjects = d.hasLargeObjects
 		for _, s := range d.schemas {
 			if !slices.Contains(group[0].oids, s.OID) {
 				o.ExcludeSchemas = append(o.ExcludeSchemas, s.Name)

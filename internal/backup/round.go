@@ -52,15 +52,16 @@ type round struct {
 	snapshot *pg.Snapshot
 	later    bool // not the backup's own moment
 
-	schemas    []pg.Schema // all of the database
-	tenants    []*tenant   // to take, the biggest first
-	needs      func() (map[uint32]*pg.Needs, error)
-	extensions []pg.Extension
-	config     []pg.ConfigTable
-	roots      map[uint32]uint32
-	casts      []pg.Cast
-	matviews   []pg.Relation
-	viewSchema map[uint32]uint32
+	schemas         []pg.Schema // all of the database
+	tenants         []*tenant   // to take, the biggest first
+	needs           func() (map[uint32]*pg.Needs, error)
+	extensions      []pg.Extension
+	hasLargeObjects bool
+	config          []pg.ConfigTable
+	roots           map[uint32]uint32
+	casts           []pg.Cast
+	matviews        []pg.Relation
+	viewSchema      map[uint32]uint32
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
@@ -83,6 +84,9 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 		return nil, err
 	}
 	d.needs = sync.OnceValues(func() (map[uint32]*pg.Needs, error) { return d.readNeeds(ctx) })
+	if d.hasLargeObjects, err = pg.HasLargeObjects(ctx, d.tx); err != nil {
+		return nil, err
+	}
 	if d.extensions, err = pg.ListExtensions(ctx, d.tx); err != nil {
 		return nil, err
 	}

@@ -258,6 +258,15 @@ func Blocks(ctx context.Context, q Querier, oids []uint32) (map[uint32]int64, er
 	return sizes, nil
 }
 
+// HasLargeObjects reports whether the database holds any.
+func HasLargeObjects(ctx context.Context, q Querier) (found bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)`).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("look for large objects: %w", err)
+	}
+	return found, nil
+}
+
 // Extension is one that is installed in the database.
 type Extension struct {
 	Name    string

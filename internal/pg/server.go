@@ -6,9 +6,11 @@
 package pg
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -22,6 +24,7 @@ import (
 	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Server is a database to connect to: who, where, which. Its methods may be
@@ -33,6 +36,10 @@ type Server struct {
 	// give back, for programs that are handed the connection by environment.
 	settings map[string]string
 }
+
+// readBuffer is how much a session reads from the server at once, in bytes. pgx
+// alone reads 8 kB, a system call for every few rows of a COPY.
+const readBuffer = 128 << 10
 
 // schemes are the URL schemes that mean PostgreSQL, as the frameworks of the
 // field write them.
@@ -65,6 +72,9 @@ func Parse(databaseURL string) (*Server, error) {
 	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, err // pgx masks the password
+	}
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 	}
 	if service != "" {
 		if err := addServiceSettings(settings, service); err != nil {
