@@ -168,11 +168,25 @@ func (a *app) chooseBackup(ctx context.Context, cfg *config.Config, opts Restore
 	if opts.Manifest != "" {
 		return a.namedBackup(ctx, repository, opts.Manifest)
 	}
+	holds := func(m *manifest.Manifest, name string) bool {
+		return slices.ContainsFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == name || e.Tenant == name })
+	}
+	newer := 0 // backups that lack something that is asked for
 	backup, broken, err := repository.Latest(ctx, func(m *manifest.Manifest) bool {
-		return m.Format > 0 && m.BackupType != manifest.Baseline && len(m.Schemas) > 0 && !slices.ContainsFunc(opts.Schemas, func(name string) bool {
-			return !slices.ContainsFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == name || e.Tenant == name })
-		})
+		if m.Format == 0 || m.BackupType == manifest.Baseline || len(m.Schemas) == 0 {
+			return false
+		}
+		for _, name := range opts.Schemas {
+			if !holds(m, name) {
+				newer++
+				return false
+			}
+		}
+		return true
 	})
+	if err == nil && newer > 0 {
+		a.ui().Warnf("passing over %s newer than %s, without %s", ui.Plural(int64(newer), "backup"), backup.ID, ui.Safe(strings.Join(opts.Schemas, ", ")))
+	}
 	for _, b := range broken {
 		a.ui().Warnf("backup %s is passed over: its manifest cannot be read: %v", b.ID, b.Err)
 	}
