@@ -136,8 +136,8 @@ type run struct {
 	info     *pg.Info
 	program  pgdump.Program
 	out      *repo.BackupWriter
-	encoding string // client_encoding of all sessions and files
-	planned  map[string]bool
+	encoding string          // client_encoding of all sessions and files
+	chosen   map[string]bool // names of the schemas that the run is to save
 }
 
 // Run takes a backup. It returns a *PartialError where some schemas failed and
@@ -150,7 +150,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.LockTimeout == 0 {
 		o.LockTimeout = 5 * time.Second
 	}
-	r := &run{Options: o, planned: map[string]bool{}}
+	r := &run{Options: o, chosen: map[string]bool{}}
 	conn, err := o.Server.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	result := &Result{Planned: first.planned()}
 	for _, s := range result.Planned {
-		r.planned[s.Name] = true
+		r.chosen[s.Name] = true
 	}
 	if o.DryRun {
 		result.Elapsed = time.Since(began)

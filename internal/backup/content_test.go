@@ -258,3 +258,25 @@ func TestHugeRows(t *testing.T) {
 	}
 	w.requireSame(t, m, "t")
 }
+
+// Rows that are loaded through a partitioned table of another schema are in
+// that schema's file: without it they would be in none.
+func TestPartitionsWithoutTheirTable(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `
+		CREATE SCHEMA tables; CREATE SCHEMA parts;
+		CREATE TYPE tables.mood AS ENUM ('sad', 'happy');
+		CREATE TABLE tables.people (m tables.mood, n int) PARTITION BY HASH (m);
+		CREATE TABLE parts.all_people PARTITION OF tables.people FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+		INSERT INTO tables.people VALUES ('sad', 1), ('happy', 2)`)
+	w := setup(t, db)
+	m := w.run(t)
+	if got := rows(t, w.open(t, m, "tables"), "people"); len(got) != 2 {
+		t.Errorf("rows of the partitioned table: %q", got)
+	}
+	alone := setup(t, db)
+	alone.opts.Schemas = []string{"parts"}
+	err := alone.runFailing(t, t.Context())
+	requireContains(t, err.Error(), `"parts"."all_people"`, `schema "tables"`, "back up both")
+}

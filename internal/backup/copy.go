@@ -579,7 +579,7 @@ func (w *worker) plan(ctx context.Context, t *tenant) (small, big []*copied, err
 		detail := t.details[rel.OID]
 		s := source{schema: rel.Schema, name: rel.Name, columns: detail.Copied}
 		switch {
-		case inTree && root == rel.OID:
+		case inTree && root.OID == rel.OID:
 			s.root = true
 			small = append(small, newCopied(s, 1))
 		case rel.Kind != "r" || inTree:

@@ -214,6 +214,12 @@ func (d *round) runDump(ctx context.Context, group []*tenant) (*pgdump.Archive, 
 	for attempt := 1; ; attempt++ {
 		archive, err := pgdump.Run(ctx, d.dumpOptions(group))
 		var failure *pgdump.Error
+		if errors.As(err, &failure) && failure.Reason == pgdump.ConnectionLost && attempt < copyAttempts && ctx.Err() == nil {
+			// One session that was ended is not the server's end: that shows
+			// when the next one cannot connect, or finds the snapshot gone.
+			d.Progress.Note(slogWarn, "", fmt.Sprintf("pg_dump lost its session: trying again (%v)", err))
+			continue
+		}
 		if !errors.As(err, &failure) || len(group) > 1 || attempt == lockAttempts {
 			return archive, err
 		}
@@ -399,6 +405,11 @@ func (d *round) readable(t *tenant) error {
 			denied = append(denied, pg.Identifier(rel.Schema, rel.Name))
 		case detail.Filtered:
 			filtered = append(filtered, pg.Identifier(rel.Schema, rel.Name))
+		}
+	}
+	for _, rel := range t.relations {
+		if root, ok := d.roots[rel.OID]; ok && rel.Kind == "r" && !d.chosen[root.Schema] {
+			return fmt.Errorf("the rows of %s can only be saved with their partitioned table, which is in schema %q: back up both", pg.Identifier(rel.Schema, rel.Name), root.Schema)
 		}
 	}
 	user := pg.Identifier(d.info.User)

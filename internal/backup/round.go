@@ -58,7 +58,7 @@ type round struct {
 	extensions      []pg.Extension
 	hasLargeObjects bool
 	config          []pg.ConfigTable
-	roots           map[uint32]uint32
+	roots           map[uint32]pg.Root
 	casts           []pg.Cast
 	matviews        []pg.Relation
 	viewSchema      map[uint32]uint32

@@ -494,12 +494,18 @@ func ReadMembership(ctx context.Context, q Querier, schemas []uint32, versionNum
 	return members, err
 }
 
+// Root is the topmost table of a partition tree.
+type Root struct {
+	OID    uint32
+	Schema string
+}
+
 // RootLoaded finds the partitioned tables whose rows cannot be copied
 // partition by partition, because another server may put a row into another
 // partition: those partitioned by the hash of an enum, whose values are hashed
 // by OID. It returns their topmost tables, and for each table below which of
 // them it belongs to.
-func RootLoaded(ctx context.Context, q Querier) (map[uint32]uint32, error) {
+func RootLoaded(ctx context.Context, q Querier) (map[uint32]Root, error) {
 	rows, err := q.Query(ctx, `
 		WITH RECURSIVE unsafe AS (
 			SELECT partrelid AS oid FROM pg_catalog.pg_partitioned_table p WHERE partstrat = 'h' AND EXISTS (
@@ -510,14 +516,16 @@ func RootLoaded(ctx context.Context, q Querier) (map[uint32]uint32, error) {
 		tree AS (
 			SELECT oid AS root, oid FROM up WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = up.oid)
 			UNION SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
-		SELECT oid, root FROM tree`)
+		SELECT tree.oid, root, n.nspname FROM tree
+		JOIN pg_catalog.pg_class c ON c.oid = root JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`)
 	if err != nil {
 		return nil, fmt.Errorf("read partitioned tables: %w", err)
 	}
-	roots := map[uint32]uint32{}
+	roots := map[uint32]Root{}
 	for rows.Next() {
-		var oid, root uint32
-		if err := rows.Scan(&oid, &root); err != nil {
+		var oid uint32
+		var root Root
+		if err := rows.Scan(&oid, &root.OID, &root.Schema); err != nil {
 			return nil, fmt.Errorf("read partitioned tables: %w", err)
 		}
 		roots[oid] = root
