@@ -43,6 +43,7 @@ type Options struct {
 	PgDump         string        // program; empty: looked for
 	LockTimeout    time.Duration // how long to wait for a lock before trying again; 0: 5 s
 	DryRun         bool          // say what would be taken, take nothing
+	Locked         bool          // the caller holds the lock of the database already
 	Version        string        // of tenantkeep, for the manifest
 	Progress       Progress
 	Log            *slog.Logger
@@ -156,8 +157,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer pg.Close(conn)
-	if err := pg.Lock(ctx, conn, "backup"); err != nil {
-		return nil, err
+	if !o.Locked {
+		if err := pg.Lock(ctx, conn, "backup"); err != nil {
+			return nil, err
+		}
 	}
 	if r.info, err = pg.ReadInfo(ctx, conn); err != nil {
 		return nil, err

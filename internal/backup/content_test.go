@@ -98,6 +98,9 @@ func TestCore(t *testing.T) {
 	if len(tenant.Extensions) != 1 || tenant.Extensions[0].Name != "uuid-ossp" || tenant.Extensions[0].Created {
 		t.Errorf("the tenant requires %+v", tenant)
 	}
+	if len(core.Schemas) != 0 || !slices.Equal(tenant.Schemas, []string{"public"}) {
+		t.Errorf("schemas that are required: by core %q, by the tenant %q", core.Schemas, tenant.Schemas)
+	}
 }
 
 // TestShapesOfTables copies tables that are unlike others in how they are

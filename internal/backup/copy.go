@@ -524,7 +524,7 @@ func (w *worker) write(ctx context.Context, t *tenant, file *datafile.Writer) (*
 	if err := w.writeStatements(t, file, datafile.PostDataFrame, t.script.post); err != nil {
 		return nil, err
 	}
-	index, err := file.Close(datafile.Header{
+	index, err := file.Close(w.enc, datafile.Header{
 		Backup: w.out.ID(), Type: w.Type, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
 		Encoding: w.encoding, Retention: w.RetentionDays, Requires: t.script.requires,
 		Database: *w.manifest(w.snapshot).Database, Snapshot: *moment(w.snapshot), Tool: *w.manifest(w.snapshot).Tool,

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
@@ -23,55 +24,35 @@ type script struct {
 	requires  datafile.Requires
 }
 
-// maxGroup bounds how many schemas one run of pg_dump gets, and with it what
-// waits in memory for the workers.
-const maxGroup = 400
-
 // definitions gets the definitions of the tenants and hands each tenant to
-// next, in groups that leave the server's lock table room for others. Each run
-// of pg_dump reads the whole catalogue before it comes to its schemas, so a few
-// large groups cost less than many small ones.
+// next, in groups. Each run of pg_dump reads the whole catalogue before it comes
+// to its schemas, so a few large groups cost less than many small ones.
 func (d *round) definitions(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
 	budget, err := d.lockBudget(ctx)
 	if err != nil {
 		return err
 	}
-	dumps := min(d.Jobs, maxDumps)
-	if budget < minLocks*dumps {
-		dumps = 1
-	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(min(d.Jobs, maxDumps))
 	if len(tenants) > 0 && tenants[0].core {
 		core := tenants[:1]
 		tenants = tenants[1:]
-		if budget-core[0].Locks-dumpLocks < minLocks {
-			if err := d.group(ctx, core, results, next); err != nil {
-				return err
-			}
-		} else {
-			budget -= core[0].Locks + dumpLocks
-			g.Go(func() error { return d.group(ctx, core, results, next) })
-		}
+		g.Go(func() error { return d.group(ctx, core, results, next) })
 	}
-	g.Go(func() error {
-		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(dumps)
-		for _, group := range groups(tenants, max(budget/dumps-dumpLocks, 1)) {
-			g.Go(func() error { return d.group(ctx, group, results, next) })
-		}
-		return g.Wait()
-	})
+	for _, group := range groups(tenants, groupLimits{tables: groupTables, locks: max(budget/maxDumps-dumpLocks, 1)}) {
+		g.Go(func() error { return d.group(ctx, group, results, next) })
+	}
 	return g.Wait()
 }
 
-// maxDumps is how many runs of pg_dump there are at once.
-const maxDumps = 2
-
-// minLocks is how many locks there must be for each of several runs of pg_dump
-// at once, dumpLocks what each takes for the catalogue alone, and workerLocks
-// what is left to each worker.
 const (
-	minLocks    = 1000
+	// maxDumps is how many runs of pg_dump there are at once.
+	maxDumps = 2
+	// groupTables bounds the size of a group, in tables, and with it what waits
+	// in memory for the workers: some 6 kB a table, in two groups at once.
+	groupTables = 5000
+	// dumpLocks is how many locks a run of pg_dump takes for the catalogue
+	// alone, workerLocks what is left to each worker.
 	dumpLocks   = 250
 	workerLocks = 200
 )
@@ -90,30 +71,35 @@ func (d *round) lockBudget(ctx context.Context) (int, error) {
 	return d.info.LockSlots - used - d.Jobs*workerLocks, nil
 }
 
+// groupLimits is how much one run of pg_dump gets at most.
+type groupLimits struct{ tables, locks int }
+
 // groups cuts tenants into runs of pg_dump of about the same size. The first
-// and the last, if there are more than two, are halves: the workers wait for the
-// first, and all wait for the rows of the last.
-func groups(tenants []*tenant, budget int) [][]*tenant {
-	total := 0
+// and the last, if there are more than two, are smaller: the workers wait for
+// the first, and all wait for the rows of the last.
+func groups(tenants []*tenant, limits groupLimits) [][]*tenant {
+	var total groupLimits
 	for _, t := range tenants {
-		total += t.Locks
+		total.tables += t.weight()
+		total.locks += t.Locks
 	}
-	runs := max((total+budget-1)/budget, (len(tenants)+maxGroup-1)/maxGroup, 1)
-	share := (total + runs - 1) / runs
+	runs := max((total.tables+limits.tables-1)/limits.tables, (total.locks+limits.locks-1)/limits.locks, 1)
+	share := (total.tables + runs - 1) / runs
 	var all [][]*tenant
 	var group []*tenant
-	locks := 0
+	var size groupLimits
 	for _, t := range tenants {
 		limit := share
 		if len(all) == 0 && runs > 2 {
-			limit = share / 2
+			limit = share / 3
 		}
-		if len(group) > 0 && (locks+t.Locks > limit || len(group) == maxGroup) {
+		if len(group) > 0 && (size.tables+t.weight() > limit || size.locks+t.Locks > limits.locks) {
 			all = append(all, group)
-			group, locks = nil, 0
+			group, size = nil, groupLimits{}
 		}
 		group = append(group, t)
-		locks += t.Locks
+		size.tables += t.weight()
+		size.locks += t.Locks
 	}
 	if len(group) > 0 {
 		all = append(all, group)
@@ -121,9 +107,11 @@ func groups(tenants []*tenant, budget int) [][]*tenant {
 	return all
 }
 
-// group takes the definitions of a group and hands its tenants on. Where the
-// whole group cannot be had, it is cut in halves until the one that is to
-// blame is alone.
+// weight is what a tenant weighs in a group: its tables, and something for what
+// else it may have.
+func (t *tenant) weight() int { return t.Tables + 2 }
+
+// group takes the definitions of a group and hands its tenants on.
 func (d *round) group(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) error {
 	err := d.inventory(ctx, group)
 	if err != nil {
@@ -140,6 +128,9 @@ func (d *round) group(ctx context.Context, group []*tenant, results *results, ne
 	return d.dump(ctx, readable, results, next)
 }
 
+// dump runs pg_dump for a group. Where the whole group cannot be had, those are
+// taken out that are likely to be in the way; else it is cut in halves until the
+// one that is to blame is alone.
 func (d *round) dump(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) error {
 	if len(group) == 0 {
 		return nil
@@ -153,17 +144,13 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	case err == nil:
 	case !errors.As(err, &failure):
 		return err
-	case full(failure) && len(group) == 1:
+	case failure.Reason == pgdump.LockTableFull && len(group) == 1:
 		results.fail(group[0], &tooManyError{group[0].Locks})
 		return nil
-	case !full(failure) && failure.Reason == pgdump.NotConnected || failure.Reason == pgdump.ConnectionLost || failure.Reason == pgdump.SnapshotGone:
+	case failure.Reason == pgdump.ConnectionLost || failure.Reason == pgdump.SnapshotGone:
 		return fmt.Errorf("read definitions: %w", err)
 	case len(group) > 1:
-		half := len(group) / 2
-		if err := d.dump(ctx, group[:half], results, next); err != nil {
-			return err
-		}
-		return d.dump(ctx, group[half:], results, next)
+		return d.dumpParts(ctx, group, failure.Reason, results, next)
 	case failure.Reason == pgdump.Vanished:
 		return results.add(group[0], nil, &changedError{failure.Error()})
 	case failure.Reason == pgdump.LockTimeout:
@@ -182,7 +169,13 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 		return d.explain(ctx, err)
 	}
 	d.Log.DebugContext(ctx, "Read definitions", "schemas", len(group), "dump_seconds", dumped.Sub(began).Seconds(), "check_seconds", time.Since(dumped).Seconds())
-	bySchema, _ := archive.Split()
+	var bySchema map[string][]pgdump.Statement
+	if group[0].core {
+		bySchema = map[string][]pgdump.Statement{group[0].Name: slices.Collect(archive.Statements())}
+	} else {
+		bySchema, _ = archive.Split()
+	}
+	archive = nil // the statements are in memory until the workers have taken them
 	for _, t := range group {
 		if table, ok := changed[t.OID]; ok || t.core && anyChanged(changed, t) {
 			if table == "" {
@@ -194,9 +187,7 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 			continue
 		}
 		statements := bySchema[t.Name]
-		if t.core {
-			statements = archive.Statements()
-		}
+		delete(bySchema, t.Name)
 		if err := d.addScript(t, statements); err != nil {
 			results.fail(t, err)
 			continue
@@ -208,38 +199,103 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	return nil
 }
 
+// dumpParts runs pg_dump for the parts of a group for which it failed.
+func (d *round) dumpParts(ctx context.Context, group []*tenant, reason pgdump.Reason, results *results, next func(*tenant) error) error {
+	var suspects map[uint32]string
+	var err error
+	switch reason {
+	case pgdump.Vanished:
+		suspects, err = d.changes(ctx)
+	case pgdump.LockTimeout:
+		suspects, err = d.held(ctx)
+	}
+	if err != nil {
+		return d.explain(ctx, err)
+	}
+	first, second := partition(group, suspects)
+	if len(first) == 0 || len(second) == 0 {
+		half := len(group) / 2
+		first, second = group[:half], group[half:]
+	} else if reason == pgdump.Vanished { // they are taken again in any case
+		for _, t := range second {
+			if err := results.add(t, nil, &changedError{fmt.Sprintf("its definitions changed (%s)", suspects[t.OID])}); err != nil {
+				return err
+			}
+		}
+		second = nil
+	}
+	if err := d.dump(ctx, first, results, next); err != nil {
+		return err
+	}
+	return d.dump(ctx, second, results, next)
+}
+
+// partition puts those tenants last of which the schema is among the suspects.
+func partition(group []*tenant, suspects map[uint32]string) (others, suspected []*tenant) {
+	for _, t := range group {
+		if _, ok := suspects[t.OID]; ok {
+			suspected = append(suspected, t)
+		} else {
+			others = append(others, t)
+		}
+	}
+	return others, suspected
+}
+
+// held finds the schemas, by OID, in which another session holds a lock that
+// keeps readers out.
+func (d *round) held(ctx context.Context) (map[uint32]string, error) {
+	schemas := map[uint32]string{}
+	err := d.newest(ctx, func(q pg.Querier) error {
+		rows, err := q.Query(ctx, `
+			SELECT c.relnamespace, c.relname FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+			WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+			AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())`)
+		if err != nil {
+			return fmt.Errorf("look for locks: %w", err)
+		}
+		var schema uint32
+		var table string
+		_, err = pgx.ForEachRow(rows, []any{&schema, &table}, func() error {
+			schemas[schema] = table
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("look for locks: %w", err)
+		}
+		return nil
+	})
+	return schemas, err
+}
+
 // runDump runs pg_dump. For a single tenant it tries again where others were in
-// the way; a group is cut in halves instead.
+// the way; a group is cut in parts instead.
 func (d *round) runDump(ctx context.Context, group []*tenant) (*pgdump.Archive, error) {
+	lost := 0
 	for attempt := 1; ; attempt++ {
 		archive, err := pgdump.Run(ctx, d.dumpOptions(group))
 		var failure *pgdump.Error
-		if errors.As(err, &failure) && failure.Reason == pgdump.ConnectionLost && attempt < copyAttempts && ctx.Err() == nil {
+		switch {
+		case err == nil || ctx.Err() != nil || attempt == lockAttempts:
+			return archive, err
+		case errors.As(err, &failure) && failure.Reason == pgdump.ConnectionLost:
 			// One session that was ended is not the server's end: that shows
 			// when the next one cannot connect, or finds the snapshot gone.
+			if lost++; lost == copyAttempts {
+				return nil, err
+			}
 			d.Progress.Note(slogWarn, "", fmt.Sprintf("pg_dump lost its session: trying again (%v)", err))
-			continue
-		}
-		if !errors.As(err, &failure) || len(group) > 1 || attempt == lockAttempts {
-			return archive, err
-		}
-		switch {
-		case failure.Reason == pgdump.LockTimeout: // has waited
-			d.Progress.Note(slogWarn, group[0].tenant, "another session holds a lock on one of its tables: trying again")
-		case full(failure) && group[0].Locks < d.info.LockSlots:
+		case pg.Code(err) == pg.OutOfMemory, // the lock table is too full for even a connection
+			len(group) == 1 && failure != nil && failure.Reason == pgdump.LockTableFull && group[0].Locks < d.info.LockSlots:
 			if err := pause(ctx, min(d.LockTimeout, time.Second)); err != nil {
 				return nil, err
 			}
+		case len(group) == 1 && failure != nil && failure.Reason == pgdump.LockTimeout: // has waited
+			d.Progress.Note(slogWarn, group[0].tenant, "another session holds a lock on one of its tables: trying again")
 		default:
 			return nil, err
 		}
 	}
-}
-
-// full reports whether pg_dump ran into a full lock table. Then even a
-// connection may be refused.
-func full(failure *pgdump.Error) bool {
-	return failure.Reason == pgdump.LockTableFull || strings.Contains(failure.Message, "out of shared memory")
 }
 
 // anyChanged reports whether something that belongs to core changed: in one
@@ -271,8 +327,8 @@ func (d *round) changes(ctx context.Context) (changed map[uint32]string, err err
 
 func (d *round) dumpOptions(group []*tenant) pgdump.Options {
 	o := pgdump.Options{
-		Program: d.program.Path, Env: d.Server.Env(), Snapshot: d.snapshot.ID,
-		Encoding: d.encoding, LockWait: d.LockTimeout,
+		Program: d.program.Path, Connect: d.Server.Hijacked, Snapshot: d.snapshot.ID,
+		Answers: &d.answers, Encoding: d.encoding, LockWait: d.LockTimeout,
 	}
 	if group[0].core {
 		// A dump with them takes longer, whether there are any or not.
@@ -481,6 +537,7 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 		return err
 	}
 	uses := map[string]bool{}
+	schemas := map[string]bool{}
 	oids := t.oids
 	if t.core {
 		oids = append(slices.Clone(oids), pg.NoSchema)
@@ -493,6 +550,9 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 			for _, x := range n.Extensions {
 				uses[x] = true
 			}
+			for _, name := range n.Schemas {
+				schemas[name] = true
+			}
 		}
 	}
 	for _, x := range d.extensions {
@@ -502,6 +562,12 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 	}
 	s.requires.Roles = slices.Sorted(maps.Keys(roles))
 	s.requires.Tablespaces = slices.Sorted(maps.Keys(tablespaces))
+	for _, other := range d.schemas {
+		if slices.Contains(t.oids, other.OID) {
+			delete(schemas, other.Name) // core has several
+		}
+	}
+	s.requires.Schemas = slices.Sorted(maps.Keys(schemas))
 	if !t.core && !slices.ContainsFunc(s.pre, func(st pgdump.Statement) bool { return st.Kind == "SCHEMA" && st.Tag == t.Name }) {
 		return errors.New("pg_dump gave no definition of the schema itself")
 	}

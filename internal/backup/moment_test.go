@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -138,6 +139,81 @@ func TestChangedUnderTheRun(t *testing.T) {
 		t.Errorf("the tenant with new rows has %d, the first %q", len(got), got[0])
 	}
 	requireContains(t, w.told(), "dropped: dropped while the backup ran", "truncated: changed while it was copied")
+}
+
+// TestDefinitionsOfOneMoment renames everything that definitions mention, all in
+// one transaction, again and again while the backup runs: in what was saved all
+// names are of one moment.
+func TestDefinitionsOfOneMoment(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	const tenants = 8
+	name := func(n int) string { return fmt.Sprintf("t%d", n) }
+	for n := range tenants {
+		w.db.Exec(t, strings.ReplaceAll(`CREATE SCHEMA @; SET search_path = @;
+			CREATE TABLE t0 (c0 int, g text COLLATE "C"); CREATE DOMAIN d0 AS int; CREATE TYPE r0 AS (a0 int);
+			CREATE FUNCTION f0(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+			CREATE INDEX i0 ON t0 (f0(c0)) WHERE c0 > 0;
+			ALTER TABLE t0 ADD CONSTRAINT k0 CHECK (f0(c0) > 0), ADD COLUMN e d0 DEFAULT f0(1), ADD COLUMN r r0;
+			CREATE VIEW v AS SELECT c0, f0(c0) AS f, (r).a0 AS a FROM t0;
+			CREATE FUNCTION s() RETURNS bigint BEGIN ATOMIC SELECT sum(c0) FROM t0; END;
+			CREATE TEXT SEARCH CONFIGURATION s0 (COPY = pg_catalog.simple);
+			CREATE INDEX x ON t0 USING gin (to_tsvector('s0'::regconfig, g));
+			CREATE STATISTICS st ON (c0 + 1), g FROM t0;
+			ALTER TABLE t0 ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t0 USING (EXISTS (SELECT FROM v WHERE c0 > 0));
+			CREATE FUNCTION tf() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+			CREATE TRIGGER g AFTER UPDATE OF c0 ON t0 FOR EACH ROW WHEN (NEW.c0 > 0) EXECUTE FUNCTION tf();
+			INSERT INTO t0 SELECT n FROM generate_series(1, 20) n; RESET search_path`, "@", name(n)))
+	}
+	conn := w.db.Conn(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			tenant, was, is := name(i%tenants), i/tenants, i/tenants+1
+			sql := strings.NewReplacer("@", tenant, "#", strconv.Itoa(was), "+", strconv.Itoa(is)).Replace(`BEGIN;
+				ALTER TABLE @.t# RENAME c# TO c+; ALTER TABLE @.t# RENAME CONSTRAINT k# TO k+; ALTER TABLE @.t# RENAME TO t+;
+				ALTER TYPE @.r# RENAME ATTRIBUTE a# TO a+; ALTER TYPE @.r# RENAME TO r+; ALTER DOMAIN @.d# RENAME TO d+;
+				ALTER FUNCTION @.f# RENAME TO f+; ALTER INDEX @.i# RENAME TO i+; ALTER TEXT SEARCH CONFIGURATION @.s# RENAME TO s+;
+				ALTER VIEW @.v RENAME c# TO c+; COMMIT`)
+			if _, err := conn.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {
+				t.Errorf("rename: %v", err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(30 * time.Millisecond):
+			}
+		}
+	})
+	// As soon as some were taken again it may come to rest.
+	w.onNote = func(_, message string) {
+		if strings.Contains(message, "changed while it was copied") {
+			stop()
+		}
+	}
+	m := w.run(t)
+	stop()
+	done.Wait()
+	var all []string
+	numbered := regexp.MustCompile(`\b[tcdrafiks]([0-9]+)\b`)
+	for n := range tenants {
+		all = append(all, name(n))
+		moments := map[string]bool{}
+		definitions, _, _ := strings.Cut(strings.ReplaceAll(string(w.text(t, m, name(n))), name(n)+".", ""), "-- tenantkeep index")
+		definitions = strings.ReplaceAll(strings.ReplaceAll(definitions, `"`+name(n)+`"`, ""), "SCHEMA "+name(n), "")
+		for _, match := range numbered.FindAllStringSubmatch(definitions, -1) {
+			moments[match[1]] = true
+		}
+		if len(moments) != 1 {
+			t.Errorf("%s has names of %d moments: %v\n%s", name(n), len(moments), moments, definitions)
+		}
+	}
+	requireContains(t, w.told(), "changed while it was copied")
+	target := pgtest.NewIn(t, w.db.Cluster())
+	for _, tenant := range append([]string{"public"}, all...) {
+		w.load(t, m, tenant, target)
+	}
 }
 
 // createTenant makes a tenant with a table of 200 rows and what goes with it.

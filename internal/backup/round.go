@@ -16,6 +16,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 )
 
 // tenant is one schema, or core, on its way into a data file.
@@ -50,7 +51,8 @@ type round struct {
 	tx       pgx.Tx
 	mu       sync.Mutex // for tx, which the runs of pg_dump share
 	snapshot *pg.Snapshot
-	later    bool // not the backup's own moment
+	answers  pgdump.Answers // of the snapshot's catalogue
+	later    bool           // not the backup's own moment
 
 	schemas         []pg.Schema // all of the database
 	tenants         []*tenant   // to take, the biggest first
@@ -395,7 +397,7 @@ func (e *lockedError) Error() string {
 type tooManyError struct{ relations int }
 
 func (e *tooManyError) Error() string {
-	return fmt.Sprintf("its %d tables and views do not fit the server's lock table: raise max_locks_per_transaction", e.relations)
+	return fmt.Sprintf("its %d tables do not fit the server's lock table: raise max_locks_per_transaction", e.relations)
 }
 
 // pause waits, or less where the context ends.

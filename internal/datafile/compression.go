@@ -99,7 +99,7 @@ func newFrameCompressor(c Compression, rows bool) (frameCompressor, error) {
 		}
 		// One goroutine for each encoder: the workers are the parallelism,
 		// and a frame is compressed while its rows arrive.
-		return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithLowerEncoderMem(true))
 	case Gzip:
 		level := c.Level
 		if level == 0 {

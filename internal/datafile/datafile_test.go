@@ -67,7 +67,7 @@ func write(t testing.TB, c Compression) (file, text []byte, x *Index) {
 	}
 	n = frame(PostDataFrame, "CREATE INDEX i ON a (x);\n\n")
 	w.AddStatements(Statement{Frame: n, Length: int64(len("CREATE INDEX i ON a (x);\n")), Kind: "INDEX", Tag: "i", Table: "a"})
-	x, err = w.Close(Header{Schema: "new\nline", Tenant: "t", Requires: Requires{Roles: []string{"a\nb"}}})
+	x, err = w.Close(e, Header{Schema: "new\nline", Tenant: "t", Requires: Requires{Roles: []string{"a\nb"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestWriteFails(t *testing.T) {
 			t.Error("append worked")
 		}
 	}
-	if _, err := w.Close(Header{}); err == nil {
+	if _, err := w.Close(e, Header{}); err == nil {
 		t.Error("close worked")
 	}
 	if out.calls != 1 {

@@ -168,9 +168,9 @@ func (w *Writer) AddTable(t manifest.Table) {
 	w.index.Tables = append(w.index.Tables, t)
 }
 
-// Close writes the index and the trailer and returns the index. It leaves the
-// underlying writer open.
-func (w *Writer) Close(h Header) (*Index, error) {
+// Close writes the index and the trailer, for which it uses the encoder, and
+// returns the index. It leaves the underlying writer open.
+func (w *Writer) Close(e *Encoder, h Header) (*Index, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h.Format = IndexFormat
@@ -180,10 +180,6 @@ func (w *Writer) Close(h Header) (*Index, error) {
 	// one that cannot be restored.
 	if err := w.index.validate(w.at); err != nil {
 		return nil, fmt.Errorf("write index: %w", err)
-	}
-	e, err := NewEncoder(w.compression)
-	if err != nil {
-		return nil, err
 	}
 	e.Begin(indexFrame)
 	if err := w.index.encode(e); err != nil {

@@ -7,26 +7,48 @@ import (
 )
 
 // definitionCatalogs are those that PostgreSQL's own functions turn into SQL
-// for pg_dump. These functions read the newest state, whatever snapshot the
-// session has, so a change that commits between snapshot and pg_dump would
-// give definitions of two moments.
-var definitionCatalogs = []struct{ table, schema, join string }{
-	{"pg_class", "c.relnamespace", ""},
-	{"pg_type", "c.typnamespace", ""},
-	{"pg_proc", "c.pronamespace", ""},
-	{"pg_namespace", "c.oid", ""},
-	{"pg_constraint", "c.connamespace", ""},
-	{"pg_operator", "c.oprnamespace", ""},
-	{"pg_collation", "c.collnamespace", ""},
-	{"pg_statistic_ext", "c.stxnamespace", ""},
-	{"pg_rewrite", "r.relnamespace", "JOIN pg_catalog.pg_class r ON r.oid = c.ev_class"},
-	{"pg_trigger", "r.relnamespace", "JOIN pg_catalog.pg_class r ON r.oid = c.tgrelid"},
-	{"pg_policy", "r.relnamespace", "JOIN pg_catalog.pg_class r ON r.oid = c.polrelid"},
-	{"pg_attrdef", "r.relnamespace", "JOIN pg_catalog.pg_class r ON r.oid = c.adrelid"},
-	{"pg_event_trigger", "0::oid", ""},
-	{"pg_cast", "0::oid", ""},
-	{"pg_publication", "0::oid", ""},
-	{"pg_publication_rel", "r.relnamespace", "JOIN pg_catalog.pg_class r ON r.oid = c.prrelid"},
+// for pg_dump, or take names from. These functions read the newest state,
+// whatever snapshot the session has, so a change that commits between snapshot
+// and pg_dump would give definitions of two moments.
+//
+// Columns of tables and the like are not among them: pg_attribute is large, and
+// the check that a worker makes after locking a schema's tables covers it. Those
+// of composite types, which views and functions name as well, are.
+var definitionCatalogs = []struct {
+	table  string
+	schema string // of a row
+	join   string // what schema needs
+	where  string // which rows
+	id     string // of a row, as int8; empty: its OID
+}{
+	{table: "pg_class", schema: "c.relnamespace"},
+	{table: "pg_type", schema: "c.typnamespace"},
+	{table: "pg_proc", schema: "c.pronamespace"},
+	{table: "pg_namespace", schema: "c.oid"},
+	{table: "pg_constraint", schema: "c.connamespace"},
+	{table: "pg_operator", schema: "c.oprnamespace"},
+	{table: "pg_opclass", schema: "c.opcnamespace"},
+	{table: "pg_opfamily", schema: "c.opfnamespace"},
+	{table: "pg_collation", schema: "c.collnamespace"},
+	{table: "pg_statistic_ext", schema: "c.stxnamespace"},
+	{table: "pg_ts_config", schema: "c.cfgnamespace"},
+	{table: "pg_ts_dict", schema: "c.dictnamespace"},
+	{table: "pg_rewrite", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.ev_class"},
+	{table: "pg_trigger", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.tgrelid"},
+	{table: "pg_policy", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.polrelid"},
+	{table: "pg_attrdef", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.adrelid"},
+	{
+		table: "pg_attribute", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.attrelid",
+		where: "c.attrelid IN (SELECT t.oid FROM pg_catalog.pg_class t WHERE t.relkind = 'c')",
+		id:    "(c.attrelid::int8 << 16) + c.attnum",
+	},
+	{table: "pg_index", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.indexrelid", id: "c.indexrelid::int8"},
+	{table: "pg_partitioned_table", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.partrelid", id: "c.partrelid::int8"},
+	{table: "pg_default_acl", schema: "c.defaclnamespace"},
+	{table: "pg_event_trigger", schema: "0::oid"},
+	{table: "pg_cast", schema: "0::oid"},
+	{table: "pg_publication", schema: "0::oid"},
+	{table: "pg_publication_rel", schema: "r.relnamespace", join: "JOIN pg_catalog.pg_class r ON r.oid = c.prrelid"},
 }
 
 // NoSchema is the key of ChangedDefinitions for objects without a schema.
@@ -37,30 +59,37 @@ const NoSchema = 0
 // sees. The value is the catalog that shows it.
 //
 // The usual case, no change at all, costs one count of each catalog on both
-// sides. Views that name columns of other schemas' tables follow with those
-// tables: pg_attribute is not read here, because the check that a worker makes
-// after locking a schema's tables covers their columns.
+// sides.
 func ChangedDefinitions(ctx context.Context, tx, fresh Querier, snapshot *Snapshot) (map[uint32]string, error) {
 	changed := map[uint32]string{}
 	for _, c := range definitionCatalogs {
+		from := ` FROM pg_catalog.` + c.table + ` c`
+		where := ""
+		if c.where != "" {
+			where = ` WHERE ` + c.where
+		}
 		var before, old, recent int64
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.`+c.table).Scan(&before); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT count(*)`+from+where).Scan(&before); err != nil {
 			return nil, fmt.Errorf("look for changes in %s: %w", c.table, err)
 		}
 		// A row that the snapshot does not see was written by a transaction
 		// not older than its xmin. Some that it does see are as young: they
 		// only lead to the exact comparison.
 		err := fresh.QueryRow(ctx, `
-			SELECT count(*) FILTER (WHERE age(xmin) > age($1::text::xid)), count(*) FILTER (WHERE age(xmin) <= age($1::text::xid))
-			FROM pg_catalog.`+c.table, xid32(snapshot.Xmin)).Scan(&old, &recent)
+			SELECT count(*) FILTER (WHERE age(c.xmin) > age($1::text::xid)), count(*) FILTER (WHERE age(c.xmin) <= age($1::text::xid))`+
+			from+where, xid32(snapshot.Xmin)).Scan(&old, &recent)
 		if err != nil {
 			return nil, fmt.Errorf("look for changes in %s: %w", c.table, err)
 		}
 		if recent == 0 && old == before {
 			continue
 		}
-		sql := `SELECT ` + c.schema + `, count(*), sum(pg_catalog.hashint8extended((c.oid::int8 << 32) | c.xmin::text::int8, 0))::text
-			FROM pg_catalog.` + c.table + ` c ` + c.join + ` GROUP BY 1`
+		id := c.id
+		if id == "" {
+			id = "c.oid::int8"
+		}
+		sql := `SELECT ` + c.schema + `, count(*), sum(pg_catalog.hashint8extended(` + id + `, c.xmin::text::int8))::text` +
+			from + ` ` + c.join + where + ` GROUP BY 1`
 		then, err := readDigests(ctx, tx, sql)
 		if err != nil {
 			return nil, fmt.Errorf("look for changes in %s: %w", c.table, err)

@@ -59,7 +59,7 @@ type Schema struct {
 	Name   string
 	Owner  string
 	Tables int   // tables of all kinds
-	Locks  int   // relations that pg_dump locks: tables and views
+	Locks  int   // relations that are locked when its policies are printed, which pg_dump asks for at once: those that they mention
 	Bytes  int64 // an estimate of the size of its tables, from statistics
 	Usable bool  // the role has USAGE
 	// Extensions are the names of those installed in it.
@@ -69,7 +69,7 @@ type Schema struct {
 }
 
 // Left by restores: not tenants.
-var ownSchema = regexp.MustCompile(`__(staging|replaced)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
+var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
 
 // IsOwn reports whether a schema of that name is a staging or replaced schema
 // of tenantkeep.
@@ -81,7 +81,7 @@ func IsOwn(name string) bool { return ownSchema.MatchString(name) }
 func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 	rows, err := q.Query(ctx, `
 		SELECT n.oid, n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
-			coalesce(r.tables, 0), coalesce(r.locks, 0), coalesce(r.bytes, 0)::int8,
+			coalesce(r.tables, 0), coalesce(k.locks, 0), coalesce(r.bytes, 0)::int8,
 			coalesce(pg_catalog.has_schema_privilege(n.oid, 'USAGE'), true), -- null where it was dropped after the snapshot
 			ARRAY(SELECT x.extname::text FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid ORDER BY 1),
 			NOT EXISTS (
@@ -95,14 +95,19 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 		LEFT JOIN (
 			SELECT c.relnamespace,
 				count(*) FILTER (WHERE c.relkind IN ('r', 'p', 'f')) AS tables,
-				count(*) AS locks,
 				sum(CASE WHEN c.relkind IN ('r', 'm') THEN
 					greatest((c.relpages + coalesce(t.relpages, 0))::int8 * 8192, pg_catalog.pg_stat_get_live_tuples(c.oid) * 100)
 					ELSE 0 END) AS bytes
 			FROM pg_catalog.pg_class c
 			LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid
-			WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm')
+			WHERE c.relkind IN ('r', 'p', 'f', 'm')
 			GROUP BY c.relnamespace) r ON r.relnamespace = n.oid
+		LEFT JOIN (
+			SELECT c.relnamespace, count(DISTINCT d.refobjid) AS locks
+			FROM pg_catalog.pg_policy y JOIN pg_catalog.pg_class c ON c.oid = y.polrelid
+			JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = y.oid
+			WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+			GROUP BY c.relnamespace) k ON k.relnamespace = n.oid
 		WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 		AND NOT EXISTS (
 			SELECT FROM pg_catalog.pg_depend d
@@ -124,13 +129,15 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 }
 
 // Relation is a table, sequence or view of a schema. Two that are equal in
-// all fields have the same definition of columns and the same storage.
+// all fields have the same definition of columns and the same storage, and had
+// no other in between: a column that was renamed and got its name back counts as
+// changed, since something may have been printed under the other name.
 type Relation struct {
 	Schema     string
 	OID        uint32
 	Name       string
 	Kind       string // relkind: r, p, m, f, v, S
-	Columns    string // digest of the columns
+	Columns    string // digest of the columns: which transactions wrote them
 	Filenode   uint32
 	Partition  bool
 	Persistent string // relpersistence
@@ -153,7 +160,7 @@ const relationsSQL = `
 	JOIN pg_catalog.pg_class c ON c.oid = d.objid
 	JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
 	LEFT JOIN LATERAL (
-		SELECT pg_catalog.hashtextextended(string_agg(concat_ws(' ', attnum, atttypid, atttypmod, attisdropped, attgenerated, attname), chr(10) ORDER BY attnum), 0) AS digest
+		SELECT sum(pg_catalog.hashtextextended(xmin::text, attnum)) AS digest
 		FROM pg_catalog.pg_attribute WHERE attrelid = c.oid AND attnum > 0) a ON c.relkind IN ('r', 'p', 'm', 'f')
 	WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
 	AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
@@ -316,76 +323,139 @@ func ListConfigTables(ctx context.Context, q Querier) ([]ConfigTable, error) {
 // ownerOf maps an object of pg_depend or pg_shdepend, as classid and objid, to
 // its schema's OID. What belongs to no schema has none.
 const ownerOf = `
-	coalesce(
-		(SELECT c.relnamespace FROM pg_catalog.pg_class c WHERE d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid),
-		(SELECT t.typnamespace FROM pg_catalog.pg_type t WHERE d.classid = 'pg_catalog.pg_type'::regclass AND t.oid = d.objid),
-		(SELECT p.pronamespace FROM pg_catalog.pg_proc p WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = d.objid),
-		(SELECT n.oid FROM pg_catalog.pg_namespace n WHERE d.classid = 'pg_catalog.pg_namespace'::regclass AND n.oid = d.objid),
-		(SELECT c.relnamespace FROM pg_catalog.pg_attrdef a JOIN pg_catalog.pg_class c ON c.oid = a.adrelid WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass AND a.oid = d.objid),
-		(SELECT c.relnamespace FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid),
-		(SELECT k.connamespace FROM pg_catalog.pg_constraint k WHERE d.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = d.objid),
-		(SELECT c.relnamespace FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid WHERE d.classid = 'pg_catalog.pg_trigger'::regclass AND g.oid = d.objid),
-		(SELECT c.relnamespace FROM pg_catalog.pg_policy y JOIN pg_catalog.pg_class c ON c.oid = y.polrelid WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND y.oid = d.objid),
-		(SELECT nullif(a.defaclnamespace, 0) FROM pg_catalog.pg_default_acl a WHERE d.classid = 'pg_catalog.pg_default_acl'::regclass AND a.oid = d.objid),
-		(SELECT o.oprnamespace FROM pg_catalog.pg_operator o WHERE d.classid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.objid),
-		(SELECT o.opcnamespace FROM pg_catalog.pg_opclass o WHERE d.classid = 'pg_catalog.pg_opclass'::regclass AND o.oid = d.objid),
-		(SELECT o.opfnamespace FROM pg_catalog.pg_opfamily o WHERE d.classid = 'pg_catalog.pg_opfamily'::regclass AND o.oid = d.objid),
-		(SELECT o.collnamespace FROM pg_catalog.pg_collation o WHERE d.classid = 'pg_catalog.pg_collation'::regclass AND o.oid = d.objid),
-		(SELECT o.cfgnamespace FROM pg_catalog.pg_ts_config o WHERE d.classid = 'pg_catalog.pg_ts_config'::regclass AND o.oid = d.objid),
-		(SELECT o.dictnamespace FROM pg_catalog.pg_ts_dict o WHERE d.classid = 'pg_catalog.pg_ts_dict'::regclass AND o.oid = d.objid),
-		(SELECT o.connamespace FROM pg_catalog.pg_conversion o WHERE d.classid = 'pg_catalog.pg_conversion'::regclass AND o.oid = d.objid),
-		(SELECT o.stxnamespace FROM pg_catalog.pg_statistic_ext o WHERE d.classid = 'pg_catalog.pg_statistic_ext'::regclass AND o.oid = d.objid),
-		0)`
+	coalesce(CASE d.classid
+		WHEN 'pg_catalog.pg_class'::regclass THEN (SELECT c.relnamespace FROM pg_catalog.pg_class c WHERE c.oid = d.objid)
+		WHEN 'pg_catalog.pg_type'::regclass THEN (SELECT t.typnamespace FROM pg_catalog.pg_type t WHERE t.oid = d.objid)
+		WHEN 'pg_catalog.pg_proc'::regclass THEN (SELECT p.pronamespace FROM pg_catalog.pg_proc p WHERE p.oid = d.objid)
+		WHEN 'pg_catalog.pg_namespace'::regclass THEN (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.oid = d.objid)
+		WHEN 'pg_catalog.pg_attrdef'::regclass THEN (SELECT c.relnamespace FROM pg_catalog.pg_attrdef a JOIN pg_catalog.pg_class c ON c.oid = a.adrelid WHERE a.oid = d.objid)
+		WHEN 'pg_catalog.pg_rewrite'::regclass THEN (SELECT c.relnamespace FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class WHERE r.oid = d.objid)
+		WHEN 'pg_catalog.pg_constraint'::regclass THEN (SELECT k.connamespace FROM pg_catalog.pg_constraint k WHERE k.oid = d.objid)
+		WHEN 'pg_catalog.pg_trigger'::regclass THEN (SELECT c.relnamespace FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid WHERE g.oid = d.objid)
+		WHEN 'pg_catalog.pg_policy'::regclass THEN (SELECT c.relnamespace FROM pg_catalog.pg_policy y JOIN pg_catalog.pg_class c ON c.oid = y.polrelid WHERE y.oid = d.objid)
+		WHEN 'pg_catalog.pg_default_acl'::regclass THEN (SELECT nullif(a.defaclnamespace, 0) FROM pg_catalog.pg_default_acl a WHERE a.oid = d.objid)
+		WHEN 'pg_catalog.pg_operator'::regclass THEN (SELECT o.oprnamespace FROM pg_catalog.pg_operator o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_opclass'::regclass THEN (SELECT o.opcnamespace FROM pg_catalog.pg_opclass o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_opfamily'::regclass THEN (SELECT o.opfnamespace FROM pg_catalog.pg_opfamily o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_collation'::regclass THEN (SELECT o.collnamespace FROM pg_catalog.pg_collation o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_ts_config'::regclass THEN (SELECT o.cfgnamespace FROM pg_catalog.pg_ts_config o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_ts_dict'::regclass THEN (SELECT o.dictnamespace FROM pg_catalog.pg_ts_dict o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_conversion'::regclass THEN (SELECT o.connamespace FROM pg_catalog.pg_conversion o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN (SELECT o.stxnamespace FROM pg_catalog.pg_statistic_ext o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_amop'::regclass THEN (SELECT f.opfnamespace FROM pg_catalog.pg_amop o JOIN pg_catalog.pg_opfamily f ON f.oid = o.amopfamily WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_amproc'::regclass THEN (SELECT f.opfnamespace FROM pg_catalog.pg_amproc o JOIN pg_catalog.pg_opfamily f ON f.oid = o.amprocfamily WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_ts_parser'::regclass THEN (SELECT o.prsnamespace FROM pg_catalog.pg_ts_parser o WHERE o.oid = d.objid)
+		WHEN 'pg_catalog.pg_ts_template'::regclass THEN (SELECT o.tmplnamespace FROM pg_catalog.pg_ts_template o WHERE o.oid = d.objid)
+		END, 0)`
 
 // Needs is what the objects of one schema need from elsewhere. The key of
 // maps of Needs is the schema's OID; 0 is for objects without a schema.
 type Needs struct {
 	Roles      []string // owners, grantees, roles of policies
 	Extensions []string
+	Schemas    []string // others with objects that these refer to by OID, public among them
 }
 
-// ReadNeeds reads what the schemas of the database need: roles from the
-// shared dependencies, extensions from the dependencies on their members.
-// The bootstrap superuser, whose ownership PostgreSQL does not record, is not
-// among the roles.
-func ReadNeeds(ctx context.Context, q Querier) (map[uint32]*Needs, error) {
-	needs := map[uint32]*Needs{}
-	rows, err := q.Query(ctx, `
-		SELECT DISTINCT schema, kind, name FROM (
-			SELECT `+ownerOf+` AS schema, 'role' AS kind, pg_catalog.pg_get_userbyid(d.refobjid)::text AS name
-			FROM (SELECT DISTINCT classid, objid, refobjid FROM pg_catalog.pg_shdepend
-				WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-				AND refclassid = 'pg_catalog.pg_authid'::regclass AND deptype <> 'i') d
+// needsSQL goes by sets and leaves out early what cannot be of interest: of the
+// hundreds of dependencies that a tenant has nearly all are within it, and most
+// roles are those of tables. The references of foreign keys, of inheritance and
+// of statistics are in catalogs of their own, which are smaller. Objects below
+// 16384 came with the database.
+const needsSQL = `
+	WITH member AS MATERIALIZED (
+		SELECT classid, objid, refobjid AS extension FROM pg_catalog.pg_depend
+		WHERE refclassid = 'pg_catalog.pg_extension'::regclass AND deptype = 'e'
+	), grantee AS MATERIALIZED (
+		SELECT classid, objid, refobjid FROM pg_catalog.pg_shdepend
+		WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND refclassid = 'pg_catalog.pg_authid'::regclass AND deptype <> 'i' AND classid <> 'pg_catalog.pg_class'::regclass
+	), extended AS MATERIALIZED (
+		SELECT DISTINCT d.classid, d.objid, m.extension
+		FROM member m JOIN pg_catalog.pg_depend d ON d.refclassid = m.classid AND d.refobjid = m.objid
+		WHERE d.deptype <> 'e' AND NOT EXISTS (SELECT FROM member e WHERE e.classid = d.classid AND e.objid = d.objid)
+	), edge AS MATERIALIZED (
+		SELECT DISTINCT d.classid, d.objid, d.refclassid, d.refobjid FROM pg_catalog.pg_depend d
+		WHERE d.deptype = 'n' AND d.refobjid >= 16384
+		AND d.classid <> 'pg_catalog.pg_publication_rel'::regclass -- comes back with the table
+		AND d.refclassid NOT IN ('pg_catalog.pg_namespace'::regclass, 'pg_catalog.pg_language'::regclass, 'pg_catalog.pg_extension'::regclass)
+		AND (d.refclassid <> 'pg_catalog.pg_class'::regclass OR d.classid NOT IN ('pg_catalog.pg_constraint'::regclass, 'pg_catalog.pg_class'::regclass))
+		AND NOT EXISTS (SELECT FROM member e WHERE e.classid = d.refclassid AND e.objid = d.refobjid)
+		AND NOT EXISTS (SELECT FROM member e WHERE e.classid = d.classid AND e.objid = d.objid)
+	), object AS MATERIALIZED (
+		SELECT d.classid, d.objid, CASE d.classid WHEN 'pg_catalog.pg_cast'::regclass THEN (
+				SELECT ` + castSchema + ` FROM pg_catalog.pg_cast c
+				JOIN pg_catalog.pg_type s ON s.oid = c.castsource JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+				WHERE c.oid = d.objid)
+			ELSE ` + ownerOf + ` END AS schema
+		FROM (
+			SELECT classid, objid FROM grantee UNION SELECT classid, objid FROM extended
+			UNION SELECT classid, objid FROM edge UNION SELECT refclassid, refobjid FROM edge) d
+	), relation AS MATERIALIZED ( -- the roles of tables and the like, and who points at them by foreign keys, in one pass
+		SELECT DISTINCT c.relnamespace AS schema, d.role, d.child
+		FROM (
+			SELECT objid, refobjid AS role, NULL::oid AS child FROM pg_catalog.pg_shdepend
+			WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+			AND refclassid = 'pg_catalog.pg_authid'::regclass AND deptype <> 'i' AND classid = 'pg_catalog.pg_class'::regclass
 			UNION ALL
-			SELECT `+ownerOf+`, 'extension', d.extname::text
-			FROM (SELECT DISTINCT d.classid, d.objid, x.extname
-				FROM pg_catalog.pg_extension x
-				JOIN pg_catalog.pg_depend m ON m.refclassid = 'pg_catalog.pg_extension'::regclass AND m.refobjid = x.oid AND m.deptype = 'e'
-				JOIN pg_catalog.pg_depend d ON d.refclassid = m.classid AND d.refobjid = m.objid
-				WHERE x.extname <> 'plpgsql' AND d.deptype <> 'e'
-				AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')) d
-		) needs ORDER BY 1, 2, 3`)
+			SELECT confrelid, NULL, connamespace FROM pg_catalog.pg_constraint WHERE contype = 'f') d
+		JOIN (SELECT oid, relnamespace FROM pg_catalog.pg_class WHERE relkind NOT IN ('i', 'I', 't')) c ON c.oid = d.objid
+	), role AS (
+		SELECT schema, role AS refobjid FROM relation WHERE role IS NOT NULL
+		UNION
+		SELECT o.schema, g.refobjid FROM grantee g JOIN object o USING (classid, objid)
+	), reference AS (
+		SELECT child AS schema, schema AS other FROM relation WHERE child <> schema
+		UNION
+		SELECT c.relnamespace, p.relnamespace
+		FROM pg_catalog.pg_inherits h
+		JOIN pg_catalog.pg_class c ON c.oid = h.inhrelid
+		JOIN pg_catalog.pg_class p ON p.oid = h.inhparent
+		UNION
+		SELECT x.stxnamespace, c.relnamespace FROM pg_catalog.pg_statistic_ext x JOIN pg_catalog.pg_class c ON c.oid = x.stxrelid
+		UNION
+		SELECT o.schema, r.schema
+		FROM edge JOIN object o USING (classid, objid) JOIN object r ON r.classid = edge.refclassid AND r.objid = edge.refobjid
+	)
+	SELECT schema, 'role', pg_catalog.pg_get_userbyid(refobjid)::text FROM role
+	UNION ALL
+	SELECT DISTINCT o.schema, 'extension', x.extname::text
+	FROM extended JOIN object o USING (classid, objid) JOIN pg_catalog.pg_extension x ON x.oid = extended.extension AND x.extname <> 'plpgsql'
+	UNION ALL
+	SELECT schema, 'schema', n.nspname::text
+	FROM reference JOIN pg_catalog.pg_namespace n ON n.oid = other
+	WHERE schema <> other AND schema <> 'pg_catalog'::regnamespace AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+	ORDER BY 1, 2, 3`
+
+// ReadNeeds reads what the schemas of the database need: roles from the
+// shared dependencies, extensions from the dependencies on their members, other
+// schemas from those on everything else. The bootstrap superuser, whose
+// ownership PostgreSQL does not record, is not among the roles. What stands in
+// the text of a function's body alone is not known.
+func ReadNeeds(ctx context.Context, q Querier) (map[uint32]*Needs, error) {
+	rows, err := q.Query(ctx, needsSQL)
 	if err != nil {
 		return nil, fmt.Errorf("read what schemas need: %w", err)
 	}
-	for rows.Next() {
-		var schema uint32
-		var kind, name string
-		if err := rows.Scan(&schema, &kind, &name); err != nil {
-			return nil, fmt.Errorf("read what schemas need: %w", err)
-		}
+	needs := map[uint32]*Needs{}
+	var schema uint32
+	var kind, name string
+	_, err = pgx.ForEachRow(rows, []any{&schema, &kind, &name}, func() error {
 		n := needs[schema]
 		if n == nil {
 			n = &Needs{}
 			needs[schema] = n
 		}
-		if kind == "role" {
+		switch kind {
+		case "role":
 			n.Roles = append(n.Roles, name)
-		} else {
+		case "extension":
 			n.Extensions = append(n.Extensions, name)
+		default:
+			n.Schemas = append(n.Schemas, name)
 		}
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read what schemas need: %w", err)
 	}
 	return needs, nil
@@ -441,57 +511,84 @@ func (s *Snapshot) Import(ctx context.Context, conn *pgx.Conn) error {
 // are in, as the statements that put them there. pg_dump gives these only in
 // a dump of the whole database. The key is the schema's OID.
 func ReadMembership(ctx context.Context, q Querier, schemas []uint32, versionNum int) (map[uint32][]string, error) {
-	members := map[uint32][]string{}
-	add := func(sql string) error {
-		rows, err := q.Query(ctx, sql, schemas)
-		if err != nil {
-			return fmt.Errorf("read publications: %w", err)
-		}
-		for rows.Next() {
-			var schema uint32
-			var publication, relation, filter string
-			var columns []string
-			if err := rows.Scan(&schema, &publication, &relation, &columns, &filter); err != nil {
-				return fmt.Errorf("read publications: %w", err)
-			}
-			statement := "ALTER PUBLICATION " + Identifier(publication) + " ADD " + relation
-			if len(columns) > 0 {
-				for i := range columns {
-					columns[i] = Identifier(columns[i])
-				}
-				statement += " (" + strings.Join(columns, ", ") + ")"
-			}
-			if filter != "" {
-				statement += " WHERE (" + filter + ")"
-			}
-			members[schema] = append(members[schema], statement+";\n")
-		}
-		if err := rows.Err(); err != nil {
-			return fmt.Errorf("read publications: %w", err)
-		}
-		return nil
+	list, err := readMembers(ctx, q, schemas, versionNum)
+	if err != nil {
+		return nil, err
 	}
+	members := map[uint32][]string{}
+	for _, m := range list {
+		members[m.schema] = append(members[m.schema], m.statement("ADD", m.restriction)+";\n")
+	}
+	return members, nil
+}
+
+// member is a table, or a whole schema, that a publication publishes.
+type member struct {
+	schema      uint32 // OID
+	publication string
+	object      string // as ALTER PUBLICATION names it
+	description string // for people
+	restriction string // the list of columns and the condition of rows
+	whole       bool   // the schema
+	by          owner  // of the publication
+	superuser   bool   // this role is one
+}
+
+// statement is the one that adds or drops the member.
+func (m *member) statement(verb, restriction string) string {
+	return "ALTER PUBLICATION " + Identifier(m.publication) + " " + verb + " " + m.object + restriction
+}
+
+// readMembers reads the members of publications in schemas: tables first, by
+// publication and name.
+func readMembers(ctx context.Context, q Querier, schemas []uint32, versionNum int) ([]member, error) {
 	columns, filter := "NULL::text[]", "''"
+	whole := ""
 	if versionNum >= 150000 {
 		columns = `ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum = ANY(r.prattrs) ORDER BY a.attnum)`
 		filter = `coalesce(pg_catalog.pg_get_expr(r.prqual, r.prrelid), '')`
-	}
-	err := add(`
-		SELECT c.relnamespace, p.pubname, 'TABLE ONLY ' || pg_catalog.format('%I.%I', n.nspname, c.relname), ` + columns + `, ` + filter + `
-		FROM pg_catalog.pg_publication_rel r
-		JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
-		JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
-		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relnamespace = ANY($1) ORDER BY p.pubname COLLATE "C", c.relname COLLATE "C"`)
-	if err == nil && versionNum >= 150000 {
-		err = add(`
-			SELECT n.oid, p.pubname, 'TABLES IN SCHEMA ' || pg_catalog.quote_ident(n.nspname), NULL::text[], ''
+		whole = `
+			UNION ALL
+			SELECT n.oid, s.pnpubid, 'TABLES IN SCHEMA ' || pg_catalog.quote_ident(n.nspname), 'schema ' || pg_catalog.quote_ident(n.nspname), NULL, '', true
 			FROM pg_catalog.pg_publication_namespace s
-			JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid
 			JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
-			WHERE n.oid = ANY($1) ORDER BY p.pubname COLLATE "C"`)
+			WHERE n.oid = ANY($1)`
 	}
-	return members, err
+	rows, err := q.Query(ctx, `
+		SELECT m.schema, p.pubname, m.object, m.description, m.columns, m.filter, m.whole,
+			pg_catalog.pg_get_userbyid(p.pubowner)::text, pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
+			(SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+		FROM (
+			SELECT c.relnamespace AS schema, r.prpubid AS publication, 'TABLE ONLY ' || pg_catalog.format('%I.%I', n.nspname, c.relname) AS object,
+				'table ' || pg_catalog.format('%I.%I', n.nspname, c.relname) AS description, `+columns+` AS columns, `+filter+` AS filter, false AS whole
+			FROM pg_catalog.pg_publication_rel r
+			JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+			JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+			WHERE c.relnamespace = ANY($1)`+whole+`
+		) m JOIN pg_catalog.pg_publication p ON p.oid = m.publication
+		ORDER BY m.whole, p.pubname COLLATE "C", m.object COLLATE "C"`, schemas)
+	if err != nil {
+		return nil, fmt.Errorf("read publications: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m member, err error) {
+		var columns []string
+		var filter string
+		err = row.Scan(&m.schema, &m.publication, &m.object, &m.description, &columns, &filter, &m.whole, &m.by.name, &m.by.may, &m.superuser)
+		for i := range columns {
+			columns[i] = Identifier(columns[i])
+		}
+		if len(columns) > 0 {
+			m.restriction = " (" + strings.Join(columns, ", ") + ")"
+		}
+		if filter != "" {
+			m.restriction += " WHERE (" + filter + ")"
+		}
+		return m, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read publications: %w", err)
+	}
+	return list, nil
 }
 
 // Root is the topmost table of a partition tree.
@@ -572,15 +669,20 @@ func MatviewOrder(ctx context.Context, q Querier) ([]Relation, map[uint32]uint32
 // Cast is a cast from or to a type of a schema. Casts themselves are in no
 // schema, but they are dropped with it.
 type Cast struct {
+	OID    uint32
 	Schema uint32 // OID
 	Tag    string // as pg_dump's table of contents names it
 	SQL    string
 }
 
+// castSchema is the schema that a cast from type s to type t belongs to.
+const castSchema = `CASE WHEN (SELECT nspname FROM pg_catalog.pg_namespace WHERE oid = s.typnamespace) IN ('pg_catalog', 'public')
+	THEN t.typnamespace ELSE s.typnamespace END`
+
 // ListCasts lists the casts that belong to types of users' schemas.
 func ListCasts(ctx context.Context, q Querier) ([]Cast, error) {
 	rows, err := q.Query(ctx, `
-		SELECT schema, tag, 'CREATE ' || tag || ' ' || CASE c.castmethod
+		SELECT c.oid, schema, tag, 'CREATE ' || tag || ' ' || CASE c.castmethod
 			WHEN 'b' THEN 'WITHOUT FUNCTION' WHEN 'i' THEN 'WITH INOUT'
 			ELSE 'WITH FUNCTION ' || c.castfunc::regprocedure::text END
 			|| CASE c.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END || E';\n'
@@ -590,8 +692,7 @@ func ListCasts(ctx context.Context, q Querier) ([]Cast, error) {
 		JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
 		CROSS JOIN LATERAL (SELECT
 			'CAST (' || pg_catalog.format_type(s.oid, NULL) || ' AS ' || pg_catalog.format_type(t.oid, NULL) || ')' AS tag,
-			CASE WHEN (SELECT nspname FROM pg_catalog.pg_namespace WHERE oid = s.typnamespace) IN ('pg_catalog', 'public')
-				THEN t.typnamespace ELSE s.typnamespace END AS schema) l
+			`+castSchema+` AS schema) l
 		WHERE c.oid >= 16384 AND NOT EXISTS (
 			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = c.oid
 			AND e.deptype IN ('e', 'i')) -- of an extension, or made together with a range type

@@ -3,6 +3,7 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,17 +19,6 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// env is the value of a variable in an environment: the last one counts.
-func env(vars []string, name string) string {
-	value := ""
-	for _, v := range vars {
-		if rest, ok := strings.CutPrefix(v, name+"="); ok {
-			value = rest
-		}
-	}
-	return value
-}
-
 func TestParse(t *testing.T) {
 	for _, name := range []string{"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGOPTIONS"} {
 		t.Setenv(name, "")
@@ -42,35 +32,23 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PGSERVICEFILE", service)
-	for _, tt := range []struct {
-		url, says string
-		env       map[string]string
-	}{
-		{
-			"postgres://me:secret@db.example.org:6000/host%3Dx%20dbname%3Dy?sslmode=disable", `database "host=x dbname=y" on db.example.org:6000 as "me"`,
-			map[string]string{"PGHOST": "db.example.org", "PGPORT": "6000", "PGUSER": "me", "PGDATABASE": "host=x dbname=y", "PGPASSWORD": "secret", "PGSSLMODE": "disable"},
-		},
-		{"postgresql+psycopg://me@[::1]/d?sslmode=disable", `database "d" on [::1]:5432 as "me"`, map[string]string{"PGHOST": "::1"}},
-		{"postgis:///d?host=/var/run/x&user=u&sslmode=disable", `database "d" on /var/run/x as "u"`, map[string]string{"PGHOST": "/var/run/x"}},
-		{"postgres://me@h/?sslmode=disable", `database "me" on h:5432 as "me"`, map[string]string{"PGDATABASE": "me"}},
-		{"postgres:///?service=prod", `database "shop" on db.example.org:6543 as "keeper"`, map[string]string{"PGSSLMODE": "require", "PGPASSWORD": "hush", "PGSERVICE": "", "PGPORT": "6543"}},
-		{"postgres://a@h/d?options=-c%20work_mem%3D8MB&gssencmode=disable&keepalives=1", `database "d" on h:5432 as "a"`, map[string]string{"PGOPTIONS": "-c jit=off -c max_parallel_workers_per_gather=0 -c work_mem=8MB", "PGGSSENCMODE": "disable"}},
+	for url, says := range map[string]string{
+		"postgres://me:secret@db.example.org:6000/host%3Dx%20dbname%3Dy?sslmode=disable":           `database "host=x dbname=y" on db.example.org:6000 as "me"`,
+		"postgresql+psycopg://me@[::1]/d?sslmode=disable":                                          `database "d" on [::1]:5432 as "me"`,
+		"postgis:///d?host=/var/run/x&user=u&sslmode=disable":                                      `database "d" on /var/run/x as "u"`,
+		"postgres://me@h/?sslmode=disable":                                                         `database "me" on h:5432 as "me"`,
+		"postgres:///?service=prod":                                                                `database "shop" on db.example.org:6543 as "keeper"`,
+		"postgres://a@h/d?options=-c%20work_mem%3D8MB&gssencmode=disable&keepalives=1&sslcrldir=x": `database "d" on h:5432 as "a"`,
 	} {
-		s, err := pg.Parse(tt.url)
+		s, err := pg.Parse(url)
 		if err != nil {
-			t.Errorf("%s: %v", tt.url, err)
+			t.Errorf("%s: %v", url, err)
 			continue
 		}
-		if s.String() != tt.says {
-			t.Errorf("%s is %s, want %s", tt.url, s, tt.says)
+		if s.String() != says {
+			t.Errorf("%s is %s, want %s", url, s, says)
 		}
-		got := s.Env()
-		for name, want := range tt.env {
-			if env(got, name) != want {
-				t.Errorf("%s: %s=%s, want %s", tt.url, name, env(got, name), want)
-			}
-		}
-		if other := s.WithDatabase("a=b"); other.Database() != "a=b" || env(other.Env(), "PGDATABASE") != "a=b" || s.String() != tt.says {
+		if other := s.WithDatabase("a=b"); other.Database() != "a=b" || s.String() != says {
 			t.Errorf("with another database: %s, and %s", other, s)
 		}
 	}
@@ -81,12 +59,36 @@ func TestParse(t *testing.T) {
 			t.Errorf("the password is in: %v", err)
 		}
 	}
-	s, err := pg.Parse("postgres://me@h/d")
+}
+
+// TestSettingsAndPassword gives settings that only libpq knows, one for the
+// server, and the password later.
+func TestSettingsAndPassword(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	u, err := url.Parse(db.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := env(s.WithPassword("later").Env(), "PGPASSWORD"); got != "later" {
-		t.Errorf("password %q", got)
+	password, _ := u.User.Password()
+	u.User = url.User(u.User.Username())
+	query := u.Query()
+	for key, value := range map[string]string{"options": "-c work_mem=8MB", "gssencmode": "disable", "keepalives": "1", "sslcertmode": "allow"} {
+		query.Set(key, value)
+	}
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20")
+	s, err := pg.Parse(u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := s.WithPassword(password).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close(conn)
+	var value string
+	if err := conn.QueryRow(t.Context(), "SHOW work_mem").Scan(&value); err != nil || value != "8MB" {
+		t.Errorf("work_mem is %q, %v", value, err)
 	}
 }
 

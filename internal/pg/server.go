@@ -13,15 +13,12 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgservicefile"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -32,9 +29,6 @@ import (
 type Server struct {
 	mu     sync.Mutex
 	config *pgx.ConnConfig // replaced, never changed
-	// settings are connection settings in libpq's words that pgx does not
-	// give back, for programs that are handed the connection by environment.
-	settings map[string]string
 }
 
 // readBuffer is how much a session reads from the server at once, in bytes. pgx
@@ -48,8 +42,6 @@ var schemes = []string{"postgres", "postgresql", "pgsql", "postgis"}
 // Parse reads a connection URL. An empty one takes everything from libpq's
 // environment variables, ~/.pgpass and the service file. It does not connect.
 func Parse(databaseURL string) (*Server, error) {
-	settings := map[string]string{}
-	service := os.Getenv("PGSERVICE")
 	if databaseURL != "" {
 		u, err := url.Parse(databaseURL)
 		if err != nil {
@@ -62,12 +54,6 @@ func Parse(databaseURL string) (*Server, error) {
 		}
 		u.Scheme = "postgres"
 		databaseURL = u.String()
-		for key, values := range u.Query() {
-			settings[key] = values[len(values)-1]
-		}
-		if s := settings["service"]; s != "" {
-			service = s
-		}
 	}
 	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
@@ -76,52 +62,32 @@ func Parse(databaseURL string) (*Server, error) {
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 	}
-	if service != "" {
-		if err := addServiceSettings(settings, service); err != nil {
-			return nil, err
-		}
-	}
 	if config.Database == "" {
 		config.Database = config.User
 	}
-	for key := range environmentOf {
-		if key != "options" { // what pgx does not know it would send to the server, which refuses it
-			delete(config.RuntimeParams, key)
-		}
+	for _, setting := range clientSettings {
+		delete(config.RuntimeParams, setting)
 	}
-	return &Server{config: config, settings: settings}, nil
+	return &Server{config: config}, nil
 }
 
-func addServiceSettings(settings map[string]string, service string) error {
-	path := os.Getenv("PGSERVICEFILE")
-	if path == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return fmt.Errorf("find the service file: %w", err)
-		}
-		path = filepath.Join(home, ".pg_service.conf")
-	}
-	file, err := pgservicefile.ReadServicefile(path)
-	if err != nil {
-		return fmt.Errorf("read service file: %w", err)
-	}
-	s, err := file.GetService(service)
-	if err != nil {
-		return fmt.Errorf("service %q: %w", service, err)
-	}
-	for key, value := range s.Settings {
-		if _, ok := settings[key]; !ok {
-			settings[key] = value
-		}
-	}
-	return nil
+// clientSettings are libpq's own, which mean nothing to the server: it refuses
+// what pgx does not know and would pass on.
+var clientSettings = []string{
+	"sslmode", "sslnegotiation", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslsni", "sslcertmode",
+	"ssl_min_protocol_version", "ssl_max_protocol_version", "sslcompression", "requiressl", "channel_binding", "require_auth",
+	"gssencmode", "gssdelegation", "gsslib", "krbsrvname", "requirepeer",
+	"connect_timeout", "hostaddr", "passfile", "service", "servicefile", "fallback_application_name",
+	"target_session_attrs", "load_balance_hosts", "min_protocol_version", "max_protocol_version", "replication",
+	"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+	"default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity",
 }
 
 // WithDatabase is the same server with another database.
 func (s *Server) WithDatabase(name string) *Server {
 	c := s.current().Copy()
 	c.Database = name
-	return &Server{config: c, settings: s.settings}
+	return &Server{config: c}
 }
 
 // WithPassword is the same server with a password, where it has none yet.
@@ -131,7 +97,7 @@ func (s *Server) WithPassword(password string) *Server {
 	}
 	c := s.current().Copy()
 	c.Password = password
-	return &Server{config: c, settings: s.settings}
+	return &Server{config: c}
 }
 
 // Database is the name of the database.
@@ -151,76 +117,6 @@ func (s *Server) String() string {
 		host = net.JoinHostPort(host, strconv.Itoa(int(c.Port)))
 	}
 	return fmt.Sprintf("database %q on %s as %q", c.Database, host, c.User)
-}
-
-// environmentOf maps connection settings to libpq's environment variables.
-var environmentOf = map[string]string{
-	"sslmode":                    "PGSSLMODE",
-	"sslnegotiation":             "PGSSLNEGOTIATION",
-	"sslrootcert":                "PGSSLROOTCERT",
-	"sslcert":                    "PGSSLCERT",
-	"sslkey":                     "PGSSLKEY",
-	"sslcrl":                     "PGSSLCRL",
-	"sslcrldir":                  "PGSSLCRLDIR",
-	"sslsni":                     "PGSSLSNI",
-	"sslcertmode":                "PGSSLCERTMODE",
-	"ssl_min_protocol_version":   "PGSSLMINPROTOCOLVERSION",
-	"ssl_max_protocol_version":   "PGSSLMAXPROTOCOLVERSION",
-	"channel_binding":            "PGCHANNELBINDING",
-	"require_auth":               "PGREQUIREAUTH",
-	"gssencmode":                 "PGGSSENCMODE",
-	"krbsrvname":                 "PGKRBSRVNAME",
-	"connect_timeout":            "PGCONNECT_TIMEOUT",
-	"options":                    "PGOPTIONS",
-	"passfile":                   "PGPASSFILE",
-	"target_session_attrs":       "PGTARGETSESSIONATTRS",
-	"hostaddr":                   "PGHOSTADDR",
-	"requiressl":                 "PGREQUIRESSL",
-	"sslpassword":                "", // has no variable: refused by Env's caller through pg_dump's own error
-	"load_balance_hosts":         "PGLOADBALANCEHOSTS",
-	"min_protocol_version":       "PGMINPROTOCOLVERSION",
-	"max_protocol_version":       "PGMAXPROTOCOLVERSION",
-	"gssdelegation":              "PGGSSDELEGATION",
-	"fallback_application_name":  "",
-	"replication":                "",
-	"keepalives":                 "",
-	"tcp_user_timeout":           "",
-	"default_query_exec_mode":    "",
-	"statement_cache_capacity":   "",
-	"description_cache_capacity": "",
-}
-
-// Env is the process environment with this connection in libpq's variables,
-// for pg_dump. A name with "=" in it stays a name there, as it would not in
-// an argument, and the password is in no process list.
-func (s *Server) Env() []string {
-	var env []string
-	for _, kv := range os.Environ() {
-		// A service would override the variables set below.
-		if !strings.HasPrefix(kv, "PGSERVICE") && !strings.HasPrefix(kv, "PGHOSTADDR") {
-			env = append(env, kv)
-		}
-	}
-	for key, value := range s.settings {
-		if name := environmentOf[key]; name != "" {
-			env = append(env, name+"="+value)
-		}
-	}
-	c := s.current()
-	env = append(env,
-		"PGHOST="+c.Host,
-		"PGPORT="+strconv.Itoa(int(c.Port)),
-		"PGUSER="+c.User,
-		"PGDATABASE="+c.Database,
-		"PGAPPNAME=tenantkeep",
-		// As in our own sessions: the processors are busy with other schemas,
-		// and queries of the catalogue gain little from more of them.
-		"PGOPTIONS="+strings.TrimSpace("-c jit=off -c max_parallel_workers_per_gather=0 "+s.settings["options"]),
-	)
-	if c.Password != "" {
-		env = append(env, "PGPASSWORD="+c.Password)
-	}
-	return env
 }
 
 // session is what every connection sets, so that no setting of server,
@@ -429,4 +325,19 @@ func (*PoolerError) Error() string {
 // Hint names the remedy.
 func (*PoolerError) Hint() string {
 	return "a snapshot, locks and settings must stay with one server session: connect to PostgreSQL directly, past pgbouncer and the like (often port 5432 instead of 6432)"
+}
+
+// Hijacked opens a connection and gives it away as it is on the wire, for a
+// program that is to work on a session set up as Connect does it.
+func (s *Server) Hijacked(ctx context.Context) (*pgconn.HijackedConn, error) {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hijacked, err := conn.PgConn().Hijack()
+	if err != nil {
+		Close(conn)
+		return nil, fmt.Errorf("hand over the connection: %w", err)
+	}
+	return hijacked, nil
 }

@@ -39,6 +39,8 @@ const (
 	maxString       = 1 << 30
 	maxEntries      = 1 << 26
 	maxDependencies = 1 << 20
+	// believedEntries is how many an archive may promise to have without proof.
+	believedEntries = 1 << 17
 )
 
 // RelKindPartitioned is the RelKind of a partitioned table.
@@ -140,6 +142,7 @@ func (ar *archiveReader) read() (*Archive, error) {
 	if ar.err == nil && (count < 0 || count > maxEntries) {
 		ar.fail("%d entries in the table of contents", count)
 	}
+	archive.Entries = make([]Entry, 0, max(min(count, believedEntries), 0))
 	for i := 0; i < count && ar.err == nil; i++ {
 		entry := ar.entry()
 		if ar.err != nil {

@@ -14,11 +14,10 @@ type Reason string
 const (
 	Unknown          Reason = "unknown"
 	LockTableFull    Reason = "lock table full"   // fewer schemas at once, or a larger table
-	LockTimeout      Reason = "lock timeout"      // somebody holds a table: try again
+	LockTimeout      Reason = "lock timeout"      // somebody holds a table that a view mentions: try again
 	Vanished         Reason = "object vanished"   // dropped or changed since the snapshot: take a newer one
 	SnapshotGone     Reason = "snapshot gone"     // the session that exported it is over
 	PermissionDenied Reason = "permission denied" // the role may not read what it should
-	NotConnected     Reason = "not connected"     // there was no connection
 	ConnectionLost   Reason = "connection lost"   // it ended in the middle
 )
 
@@ -46,7 +45,7 @@ func (e *Error) Hint() string {
 		return "definitions changed while they were read: try again"
 	case PermissionDenied:
 		return "the role needs USAGE on the schemas and SELECT on all of their tables and sequences; pg_read_all_data has both"
-	case NotConnected, ConnectionLost, Unknown:
+	case ConnectionLost, Unknown:
 	}
 	return ""
 }
@@ -56,11 +55,10 @@ var reasons = []struct {
 	reason  Reason
 	pattern *regexp.Regexp
 }{
-	{NotConnected, regexp.MustCompile(`(?m)^(connection to server|connection to database|could not translate host name)`)},
 	{LockTableFull, regexp.MustCompile(`out of shared memory|max_locks_per_transaction`)},
 	{LockTimeout, regexp.MustCompile(`canceling statement due to (lock|statement) timeout`)},
 	{SnapshotGone, regexp.MustCompile(`could not import the requested snapshot|invalid snapshot identifier|snapshot "[^"]*" does not exist`)},
-	{ConnectionLost, regexp.MustCompile(`server closed the connection|terminating connection|connection has been lost|no connection to the server|SSL connection has been closed|SSL SYSCALL error|SSL error|could not receive data from server|could not send data to server|the database system is (shutting down|in recovery mode)`)},
+	{ConnectionLost, regexp.MustCompile(`(?m)^connection to (server|database) |server closed the connection|terminating connection|connection has been lost|no connection to the server|SSL connection has been closed|SSL SYSCALL error|SSL error|could not receive data from server|could not send data to server|the database system is (shutting down|in recovery mode)`)},
 	{PermissionDenied, regexp.MustCompile(`permission denied|must be (owner|superuser)|row-level security policy`)},
 	{Vanished, regexp.MustCompile(`cache lookup failed|could not open relation|appears to be empty|returned no data|no matching (schemas|extensions) were found|with OID \d+ (does not exist|not found)|could not find function definition|unrecognized table OID|returned 0 rows|wrong number of rows returned|(relation|schema|type|function|collation|operator|constraint|index) .* does not exist|failed sanity check|could not find tuple|tuple concurrently (updated|deleted)`)},
 }

@@ -2,20 +2,33 @@ package pgdump_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
+	"net/url"
 	"os"
 	"os/exec"
+	"os/user"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 )
@@ -40,6 +53,15 @@ func program(t testing.TB, db *pgtest.Database) string {
 	return found.Path
 }
 
+func server(t testing.TB, url string) *pg.Server {
+	t.Helper()
+	s, err := pg.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func run(t testing.TB, db *pgtest.Database, opts pgdump.Options) *pgdump.Archive {
 	t.Helper()
 	archive, err := tryRun(t, db, opts)
@@ -52,8 +74,8 @@ func run(t testing.TB, db *pgtest.Database, opts pgdump.Options) *pgdump.Archive
 func tryRun(t testing.TB, db *pgtest.Database, opts pgdump.Options) (*pgdump.Archive, error) {
 	t.Helper()
 	opts.Program = program(t, db)
-	if opts.Env == nil {
-		opts.Env = db.Env()
+	if opts.Connect == nil {
+		opts.Connect = server(t, db.URL()).Hijacked
 	}
 	return pgdump.Run(t.Context(), opts)
 }
@@ -272,7 +294,7 @@ func TestDatabaseNameIsNoConnectionString(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	opts := pgdump.Options{Program: program(t, pgtest.New(t)), Env: cluster.Env(name)}
+	opts := pgdump.Options{Program: program(t, pgtest.New(t)), Connect: server(t, cluster.URL(name)).Hijacked}
 	t.Setenv("PGSERVICE", "no_such_service")
 	t.Setenv("PGHOST", "host.invalid")
 	archive, err := pgdump.Run(t.Context(), opts)
@@ -353,38 +375,41 @@ func wantReason(t testing.TB, err error, want pgdump.Reason) {
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	db.Exec(t, `CREATE SCHEMA s; CREATE TABLE s.held (id int); CREATE VIEW s.v AS SELECT 1 AS one`)
+	db.Exec(t, `CREATE SCHEMA s; CREATE TABLE s.held (id int); CREATE VIEW s.v AS SELECT id FROM s.held`)
 
 	t.Run("no server", func(t *testing.T) {
-		_, err := tryRun(t, db, pgdump.Options{Env: []string{"PGHOST=/nonexistent"}})
-		wantReason(t, err, pgdump.NotConnected)
+		_, err := tryRun(t, db, pgdump.Options{Connect: server(t, "postgres://me@127.0.0.1:1/none").Hijacked})
+		var refused *pg.ConnectError
+		if !errors.As(err, &refused) {
+			t.Errorf("got error %v", err)
+		}
 	})
 	t.Run("no program", func(t *testing.T) {
-		_, err := pgdump.Run(t.Context(), pgdump.Options{Program: "/nonexistent/pg_dump"})
+		_, err := pgdump.Run(t.Context(), pgdump.Options{Program: "/nonexistent/pg_dump", Connect: server(t, db.URL()).Hijacked})
 		if !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("got error %v", err)
 		}
 	})
-	t.Run("permission denied", func(t *testing.T) {
-		role := "nobody_" + db.Name
-		db.Exec(t, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'x'", role))
-		atEnd(t, db, "DROP ROLE "+role)
-		_, err := tryRun(t, db, pgdump.Options{Env: append(db.Env(), "PGUSER="+role, "PGPASSWORD=x")})
-		wantReason(t, err, pgdump.PermissionDenied)
+	t.Run("program never connects", func(t *testing.T) {
+		_, err := pgdump.Run(t.Context(), pgdump.Options{Program: "/bin/false", Connect: server(t, db.URL()).Hijacked})
+		if err == nil {
+			t.Error("no error")
+		}
 	})
 
 	// hold keeps the table locked until the subtest ends.
-	hold := func(t *testing.T) {
+	hold := func(t *testing.T) *pgx.Conn {
 		conn := db.Conn(t)
 		if _, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE s.held IN ACCESS EXCLUSIVE MODE"); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		return conn
 	}
-	const waiting = `SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_dump' AND datname = current_database() AND wait_event_type = 'Lock'`
+	const waiting = `SELECT pid FROM pg_stat_activity WHERE application_name = 'tenantkeep' AND datname = current_database() AND wait_event_type = 'Lock'`
 	background := func(t *testing.T, ctx context.Context) <-chan error {
 		result := make(chan error, 1)
-		opts := pgdump.Options{Program: program(t, db), Env: db.Env()}
+		opts := pgdump.Options{Program: program(t, db), Connect: server(t, db.URL()).Hijacked}
 		go func() {
 			_, err := pgdump.Run(ctx, opts)
 			result <- err
@@ -402,6 +427,14 @@ func TestFailures(t *testing.T) {
 		hold(t)
 		_, err := tryRun(t, db, pgdump.Options{LockWait: 50 * time.Millisecond})
 		wantReason(t, err, pgdump.LockTimeout)
+	})
+	t.Run("lock of a table that is only dumped", func(t *testing.T) {
+		db.Exec(t, "CREATE SCHEMA other; CREATE TABLE other.t ()")
+		conn := db.Conn(t)
+		if _, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE other.t IN ACCESS EXCLUSIVE MODE"); err != nil {
+			t.Fatal(err)
+		}
+		run(t, db, pgdump.Options{})
 	})
 	t.Run("connection lost", func(t *testing.T) {
 		hold(t)
@@ -425,12 +458,10 @@ func TestFailures(t *testing.T) {
 		}
 	})
 	t.Run("dropped while waiting", func(t *testing.T) {
-		db.Exec(t, "CREATE TABLE s.gone ()")
-		conn := db.Conn(t)
-		if _, err := conn.Exec(t.Context(), "BEGIN; DROP TABLE s.gone"); err != nil {
+		conn := hold(t)
+		if _, err := conn.Exec(t.Context(), "DROP TABLE s.held CASCADE"); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conn.Close(context.Background()) })
 		result := background(t, t.Context())
 		if _, err := conn.Exec(t.Context(), "COMMIT"); err != nil {
 			t.Fatal(err)
@@ -439,15 +470,134 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-func TestLockTableFull(t *testing.T) {
+// TestLockTable dumps more tables than the lock table holds, which pg_dump alone
+// cannot, and as many views of them.
+func TestLockTable(t *testing.T) {
 	t.Parallel()
 	cluster := pgtest.StartCluster(t, map[string]string{"max_locks_per_transaction": "10", "max_connections": "10"})
 	db := pgtest.NewIn(t, cluster)
-	for range 8 {
-		db.Exec(t, `DO $$ BEGIN FOR i IN 1..100 LOOP EXECUTE format('CREATE TABLE public.t%s_%s ()', txid_current(), i); END LOOP; END $$`)
+	for n := range 8 {
+		db.Exec(t, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..100 LOOP EXECUTE format('CREATE TABLE public.t%[1]d_%%s (); CREATE VIEW public.v%[1]d_%%s AS SELECT FROM public.t%[1]d_%%s', i, i, i); END LOOP; END $$`, n))
+	}
+	bySchema, _ := run(t, db, pgdump.Options{}).Split()
+	if n := len(bySchema["public"]); n < 3200 {
+		t.Errorf("%d statements", n)
+	}
+	// Policies are printed all at once.
+	for n := range 8 {
+		db.Exec(t, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..100 LOOP EXECUTE format('CREATE POLICY p ON public.t%[1]d_%%s USING (EXISTS (SELECT FROM public.v%[1]d_%%s))', i, i); END LOOP; END $$`, n))
 	}
 	_, err := tryRun(t, db, pgdump.Options{})
 	wantReason(t, err, pgdump.LockTableFull)
+}
+
+// TestAnswers runs pg_dump several times, some at once, on one snapshot: what
+// one run asked for the others need not ask again, and all give the same.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Zoo(t, db, pgtest.ZooOptions{BigValue: 3})
+	want := run(t, db, pgdump.Options{})
+	conn := db.Conn(t)
+	tx, err := conn.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := pgdump.Options{Program: program(t, db), Connect: server(t, db.URL()).Hijacked, Answers: &pgdump.Answers{}}
+	if err := tx.QueryRow(t.Context(), "SELECT pg_export_snapshot()").Scan(&opts.Snapshot); err != nil {
+		t.Fatal(err)
+	}
+	// The snapshot does not see it: only the newest state could tell of it.
+	db.Exec(t, "CREATE SCHEMA later; CREATE TABLE later.t (id serial)")
+	archives := make(chan *pgdump.Archive)
+	for range 3 {
+		go func() {
+			archive, err := pgdump.Run(t.Context(), opts)
+			if err != nil {
+				t.Error(err)
+			}
+			archives <- archive
+		}()
+	}
+	for range 3 {
+		if got := <-archives; got != nil {
+			if diff := cmp.Diff(want.Entries, got.Entries); diff != "" {
+				t.Errorf("- alone, + with answers of others:\n%s", diff)
+			}
+		}
+	}
+}
+
+// TestTLS lets pg_dump work on a session that is encrypted.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	cert, key := certificate(t)
+	cluster := pgtest.StartCluster(t, map[string]string{"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key})
+	db := pgtest.NewIn(t, cluster)
+	db.Exec(t, `CREATE SCHEMA s; CREATE TABLE s.t (id serial); CREATE VIEW s.v AS SELECT id FROM s.t;
+		CREATE ROLE encrypted LOGIN SUPERUSER PASSWORD 'x'`)
+	u, err := url.Parse(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host, u.User = cluster.Address(), url.UserPassword("encrypted", "x")
+	u.RawQuery = "sslmode=require"
+	connect := server(t, u.String()).Hijacked
+	var encrypted bool
+	opts := pgdump.Options{Schemas: []string{"s"}, Connect: func(ctx context.Context) (*pgconn.HijackedConn, error) {
+		conn, err := connect(ctx)
+		if err == nil {
+			_, encrypted = conn.Conn.(*tls.Conn)
+		}
+		return conn, err
+	}}
+	bySchema, _ := run(t, db, opts).Split()
+	if len(bySchema["s"]) == 0 || !encrypted {
+		t.Errorf("encrypted %t, %d statements", encrypted, len(bySchema["s"]))
+	}
+}
+
+// certificate makes one for a server that runs as whoever owns the files.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/tmp", "tenantkeep-tls-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "EC PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Getuid() == 0 { // the server refuses root, and a key that is not its own
+		postgres, err := user.Lookup("postgres")
+		if err != nil {
+			t.Skip(err)
+		}
+		uid, errUID := strconv.Atoi(postgres.Uid)
+		gid, errGID := strconv.Atoi(postgres.Gid)
+		for _, path := range []string{dir, certFile, keyFile} {
+			if err := errors.Join(errUID, errGID, os.Chown(path, uid, gid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return certFile, keyFile
 }
 
 // TestPublic checks that the schema that every database begins with is never

@@ -9,10 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Sizes of one pattern of names. A single argument may not be longer than
@@ -33,12 +34,11 @@ const (
 // Options of one run of pg_dump.
 type Options struct {
 	Program string // path of pg_dump
-	// Env is the connection in libpq's variables (PGHOST, PGDATABASE,
-	// PGPASSWORD…). It is never put into arguments, which everyone on the
-	// machine can read. The variables of this process that say where to
-	// connect are not passed on, the others are.
-	Env      []string
-	Snapshot string // an exported snapshot; empty: pg_dump takes its own
+	// Connect opens the session on which pg_dump works, which ends with the
+	// run. pg_dump itself learns neither where the server is nor a password.
+	Connect  func(context.Context) (*pgconn.HijackedConn, error)
+	Snapshot string   // an exported snapshot; empty: pg_dump takes its own
+	Answers  *Answers // of runs with the same snapshot, Encoding and role, shared by them; nil: each asks for itself
 	// Schemas are the exact names of the schemas to dump, without the
 	// database's own objects; empty for everything. One that the snapshot does
 	// not have is an error.
@@ -53,19 +53,26 @@ type Options struct {
 	// all large objects, not their contents.
 	LargeObjects bool
 	Encoding     string        // of names and definitions, as PostgreSQL names it; empty: the database's. Schemas and the like must be in it.
-	LockWait     time.Duration // how long to wait for the lock on a table; 0: for ever
+	LockWait     time.Duration // how long to wait for the lock on a table that a view mentions; 0: for ever
 }
 
-// Run runs pg_dump and returns the table of contents of what it wrote. A
-// failure of pg_dump is an *Error; after a cancellation of ctx the error is
-// ctx's.
-func Run(ctx context.Context, opts Options) (*Archive, error) {
+// Run runs pg_dump and returns the table of contents of what it wrote. It locks
+// no tables but those that views, rules, policies and SQL functions mention:
+// what changed since the snapshot, or while pg_dump ran, is for the caller to
+// find. A failure of pg_dump is an *Error; one of Connect is as that gave it;
+// after a cancellation of ctx the error is ctx's.
+func Run(ctx context.Context, opts Options) (_ *Archive, err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	relay, err := opts.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, relay.close()) }()
 
 	var messages limitedBuffer
 	cmd := exec.CommandContext(ctx, opts.Program, opts.arguments()...)
-	cmd.Env = environment(os.Environ(), opts.Env)
+	cmd.Env = environment(os.Environ(), relay.env())
 	cmd.Stderr = &messages
 	cmd.WaitDelay = killDelay
 	ownGroup(cmd)
@@ -132,9 +139,6 @@ func (o Options) arguments() []string {
 	}
 	if o.Encoding != "" {
 		args = append(args, "--encoding="+o.Encoding)
-	}
-	if o.LockWait > 0 {
-		args = append(args, "--lock-wait-timeout="+strconv.FormatInt(max(o.LockWait.Milliseconds(), 1), 10))
 	}
 	for _, pattern := range patterns(o.Schemas) {
 		args = append(args, "--schema="+pattern)
@@ -204,21 +208,13 @@ func (o Options) check(archive *Archive) error {
 	}
 }
 
-// elsewhere are libpq's variables that could lead to another database or
-// change the encoding when Env does not set them. A service even outweighs
-// PGHOST and its kind.
-var elsewhere = []string{
-	"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGSERVICE", "PGSERVICEFILE",
-	"PGOPTIONS", "PGTARGETSESSIONATTRS", "PGCLIENTENCODING", "PGDATESTYLE", "PGTZ", "PGGEQO", "PGLOADBALANCEHOSTS",
-}
-
-// environment is that of the process with the connection, and with messages in
-// English, by which they are told apart.
+// environment is that of the process with the connection in the place of all
+// that libpq would take from it, and with messages in English, by which they
+// are told apart.
 func environment(process, connection []string) []string {
 	env := make([]string, 0, len(process)+len(connection)+3)
 	for _, variable := range process {
-		name, _, _ := strings.Cut(variable, "=")
-		if !slices.Contains(elsewhere, name) {
+		if !strings.HasPrefix(variable, "PG") {
 			env = append(env, variable)
 		}
 	}

@@ -35,9 +35,9 @@ func TestPatternsAreFewAndShort(t *testing.T) {
 func TestEnvironmentLeadsNowhereElse(t *testing.T) {
 	t.Parallel()
 	got := environment(
-		[]string{"PATH=/bin", "PGSERVICE=other", "PGHOST=other", "PGSSLROOTCERT=/ca.pem", "LC_ALL=de_DE", "PGCLIENTENCODING=LATIN1"},
-		[]string{"PGHOST=here", "PGPASSWORD=secret"})
-	want := []string{"PATH=/bin", "PGSSLROOTCERT=/ca.pem", "LC_ALL=de_DE", "PGHOST=here", "PGPASSWORD=secret", "LC_ALL=C", "LC_MESSAGES=C", "LANGUAGE="}
+		[]string{"PATH=/bin", "PGSERVICE=other", "PGHOST=other", "PGPASSWORD=secret", "LC_ALL=de_DE", "PGCLIENTENCODING=LATIN1"},
+		[]string{"PGHOST=here", "PGUSER=me"})
+	want := []string{"PATH=/bin", "LC_ALL=de_DE", "PGHOST=here", "PGUSER=me", "LC_ALL=C", "LC_MESSAGES=C", "LANGUAGE="}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -80,8 +80,7 @@ func TestReasons(t *testing.T) {
 		`no matching schemas were found`:                                                                   Vanished,
 		`schema with OID 16402 does not exist`:                                                             Vanished,
 		`query failed: ERROR:  permission denied for table t`:                                              PermissionDenied,
-		`connection to server on socket "/x" failed: FATAL:  database "x" does not exist`:                  NotConnected,
-		`connection to server at "h" (1.2.3.4), port 5432 failed: FATAL:  password authentication failed`:  NotConnected,
+		`connection to server on socket "/x" failed: FATAL:  database "x" does not exist`:                  ConnectionLost,
 		`query failed: server closed the connection unexpectedly`:                                          ConnectionLost,
 		`query failed: FATAL:  terminating connection due to administrator command`:                        ConnectionLost,
 		`query failed: SSL connection has been closed unexpectedly`:                                        ConnectionLost,

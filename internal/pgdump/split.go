@@ -1,6 +1,9 @@
 package pgdump
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // kindOwner is the Kind of a Statement that gives an object its owner.
 const kindOwner = "OWNER"
@@ -56,7 +59,7 @@ func passOf(e *Entry) pass {
 // database's own objects.
 func (a *Archive) Split() (bySchema map[string][]Statement, database []Statement) {
 	bySchema = make(map[string][]Statement)
-	for _, s := range a.Statements() {
+	for s := range a.Statements() {
 		if s.Schema != "" {
 			bySchema[s.Schema] = append(bySchema[s.Schema], s)
 		} else {
@@ -73,7 +76,7 @@ func (a *Archive) Split() (bySchema map[string][]Statement, database []Statement
 // An extension goes with the schema that it is installed in where that schema
 // is in the archive. What pg_restore leaves out of an existing database (its
 // properties), subscriptions and everything with rows is left out.
-func (a *Archive) Statements() []Statement {
+func (a *Archive) Statements() iter.Seq[Statement] {
 	s := newSplitter(a)
 	// Comments and grants have no section: they are in that of the entries
 	// around them.
@@ -84,22 +87,26 @@ func (a *Archive) Statements() []Statement {
 		}
 		s.sections[i] = section
 	}
-	var all []Statement
-	for _, section := range []Section{PreData, PostData} {
-		for p := range passes {
-			for i := range a.Entries {
-				e := &a.Entries[i]
-				if passOf(e) != p || s.skip(e) {
-					continue
+	return func(yield func(Statement) bool) {
+		for _, section := range []Section{PreData, PostData} {
+			for p := range passes {
+				for i := range a.Entries {
+					e := &a.Entries[i]
+					if passOf(e) != p || s.skip(e) {
+						continue
+					}
+					if p == mainPass && s.sections[i] != section || p != mainPass && section != PostData {
+						continue
+					}
+					for _, statement := range s.statements(e, section) {
+						if !yield(statement) {
+							return
+						}
+					}
 				}
-				if p == mainPass && s.sections[i] != section || p != mainPass && section != PostData {
-					continue
-				}
-				all = append(all, s.statements(e, section)...)
 			}
 		}
 	}
-	return all
 }
 
 // splitter has what is needed to place entries.

@@ -14,6 +14,7 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -61,6 +62,7 @@ type Report struct {
 	Rows     int64     `json:"rows"`   // that were read and compared
 	Legacy   int       `json:"legacy"` // files of the original format, of which only size, hash and compression can be checked
 	Problems []Problem `json:"problems"`
+	Leaks    []Leak    `json:"leaks"`
 }
 
 // Problem is one thing that is wrong.
@@ -72,12 +74,22 @@ type Problem struct {
 	Error  string `json:"error"`
 }
 
+// Leak is a tenant that cannot be looked at alone: definitions of others refer to
+// it, so that restoring it concerns them too. It is nothing that is wrong with a
+// backup.
+type Leak struct {
+	Schema   string   `json:"schema"`
+	Tenant   string   `json:"tenant"`
+	NeededBy []string `json:"needed_by"` // tenants, or core
+}
+
 // maxProblems is how many problems of one file are worth reading.
 const maxProblems = 5
 
 // file is one data file to verify.
 type file struct {
 	backup repo.Backup
+	order  int // of the backup, the newest first
 	entry  manifest.Schema
 	key    string
 }
@@ -87,6 +99,14 @@ type run struct {
 	Options
 	mu     sync.Mutex
 	report Report
+	uses   map[string]use // by schema
+}
+
+// use is which schemas the newest file of a schema requires.
+type use struct {
+	order   int // of the backup
+	tenant  string
+	schemas []string
 }
 
 // Run verifies backups. Its error says that it could not be done; what is wrong
@@ -95,7 +115,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Jobs <= 0 {
 		o.Jobs = runtime.NumCPU()
 	}
-	r := &run{Options: o, report: Report{Backups: len(o.Backups), Problems: []Problem{}}}
+	r := &run{Options: o, report: Report{Backups: len(o.Backups), Problems: []Problem{}, Leaks: []Leak{}}, uses: map[string]use{}}
 	files, size := r.files()
 	if len(files) > 0 {
 		o.Progress.Start("verify", len(files), size)
@@ -120,12 +140,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return cmp.Or(strings.Compare(b.Backup, a.Backup), strings.Compare(a.File, b.File))
 	})
 	r.report.OK = len(r.report.Problems) == 0
+	r.leaks()
 	return &r.report, nil
 }
 
 // files lists the data files, the largest first, and their size.
 func (r *run) files() (files []file, size int64) {
-	for _, b := range r.Backups {
+	for order, b := range r.Backups {
 		if b.Err != nil {
 			r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, File: b.Key, Error: "the manifest cannot be read: " + b.Err.Error()})
 			continue
@@ -138,7 +159,7 @@ func (r *run) files() (files []file, size int64) {
 				continue
 			}
 			key, err := e.Key(b.Manifest.Format)
-			f := file{b, e, key}
+			f := file{b, order, e, key}
 			if err != nil {
 				f.key = e.Filepath
 				r.found(f, []error{err})
@@ -274,7 +295,42 @@ func (r *run) contents(ctx context.Context, object storage.Object, f file) []err
 	defer r.mu.Unlock()
 	r.report.Tables += int64(len(d.Index.Tables))
 	r.report.Rows += c.rows
+	if known, ok := r.uses[f.entry.Schema]; !ok || f.order < known.order {
+		r.uses[f.entry.Schema] = use{f.order, f.entry.Tenant, d.Index.Header.Requires.Schemas}
+	}
 	return errs
+}
+
+// leaks finds the tenants that others need, by the newest file of each: what was
+// needed in older ones may be mended. That tenants need core is as it should be.
+func (r *run) leaks() {
+	needed := map[string][]string{}
+	for _, u := range r.uses {
+		for _, schema := range u.schemas {
+			if schema != manifest.CoreSchema {
+				needed[schema] = append(needed[schema], u.tenant)
+			}
+		}
+	}
+	for _, schema := range slices.Sorted(maps.Keys(needed)) {
+		slices.Sort(needed[schema])
+		r.report.Leaks = append(r.report.Leaks, Leak{Schema: schema, Tenant: r.tenantOf(schema), NeededBy: needed[schema]})
+	}
+}
+
+// tenantOf is the name of a schema's tenant, which the backups need not hold.
+func (r *run) tenantOf(schema string) string {
+	for _, b := range r.Backups {
+		if b.Err != nil {
+			continue
+		}
+		for _, e := range b.Manifest.Schemas {
+			if e.Schema == schema {
+				return e.Tenant
+			}
+		}
+	}
+	return schema
 }
 
 // counter counts and hashes the rows of a data file while its frames go by.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -187,6 +189,60 @@ func TestWrongIndex(t *testing.T) {
 	}
 }
 
+// A tenant that others need is named, as their newest backup has it.
+func TestLeaks(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `
+		CREATE TABLE public.shared (id int PRIMARY KEY);
+		CREATE SCHEMA "a.A"; CREATE TABLE "a.A".t (id int PRIMARY KEY REFERENCES public.shared);
+		CREATE SCHEMA b; CREATE TABLE b.t (id int REFERENCES "a.A".t);
+		CREATE SCHEMA c; CREATE VIEW c.v AS SELECT id FROM "a.A".t JOIN b.t USING (id);
+		CREATE VIEW public.all_of_them AS SELECT * FROM c.v`)
+	r := open(t, t.TempDir())
+	saveAll(t, r, db)
+	leaks := func(schemas ...string) []verify.Leak {
+		t.Helper()
+		report, _ := check(t, r, schemas...)
+		if !report.OK {
+			t.Errorf("report %s", text(t, report))
+		}
+		return report.Leaks
+	}
+	want := []verify.Leak{
+		{Schema: "a.A", Tenant: "a.A", NeededBy: []string{"b", "c"}},
+		{Schema: "b", Tenant: "b", NeededBy: []string{"c"}},
+		{Schema: "c", Tenant: "c", NeededBy: []string{"core"}},
+	}
+	if diff := cmp.Diff(want, leaks()); diff != "" {
+		t.Errorf("leaks (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]verify.Leak{{Schema: "a.A", Tenant: "a.A", NeededBy: []string{"b"}}}, leaks("b")); diff != "" {
+		t.Errorf("leaks of one file (-want +got):\n%s", diff)
+	}
+	db.Exec(t, `DROP VIEW public.all_of_them, c.v`)
+	saveAll(t, r, db)
+	if diff := cmp.Diff([]verify.Leak{{Schema: "a.A", Tenant: "a.A", NeededBy: []string{"b"}}}, leaks()); diff != "" {
+		t.Errorf("leaks that are left (-want +got):\n%s", diff)
+	}
+}
+
+// saveAll makes a full backup.
+func saveAll(t testing.TB, r *repo.Repo, db *pgtest.Database) {
+	t.Helper()
+	server, err := pg.Parse(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = backup.Run(t.Context(), backup.Options{
+		Server: server, Repo: r, Type: manifest.Full, Jobs: 2, Version: "test", Compression: datafile.Compression{Algorithm: datafile.Zstd},
+		Progress: &counter{}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // writeOne writes a backup of one table by hand.
 func writeOne(t *testing.T, r *repo.Repo, spoil func(*manifest.Table, *manifest.Schema)) {
 	t.Helper()
@@ -223,7 +279,7 @@ func writeOne(t *testing.T, r *repo.Repo, spoil func(*manifest.Table, *manifest.
 	entry := manifest.Schema{Schema: "a", Tenant: "a", Tables: 1, Rows: 2, Bytes: 8, Timestamp: w.ID(), Type: manifest.Full}
 	spoil(&table, &entry)
 	file.AddTable(table)
-	if _, err := file.Close(datafile.Header{Backup: w.ID(), Schema: "a", Tenant: "a"}); err != nil {
+	if _, err := file.Close(enc, datafile.Header{Backup: w.ID(), Schema: "a", Tenant: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	stored, err := out.Commit()

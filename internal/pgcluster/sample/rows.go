@@ -2,6 +2,7 @@ package sample
 
 import (
 	"hash/fnv"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -148,10 +149,12 @@ func (w *writer) uuid() string {
 	return h[:8] + "-" + h[8:12] + "-4" + h[12:15] + "-a" + h[15:18] + "-" + h[18:30]
 }
 
-// word draws from the vocabulary, the common words more often.
+// word draws from the vocabulary as people do: the n-th most common word is
+// n times as rare as the first (Zipf's law). How often short words come again
+// decides how fast gzip is, and how well everything compresses.
 func (w *writer) word() string {
-	f := w.rand.Float64()
-	return words[int(f*f*float64(len(words)))]
+	rank := math.Exp(w.rand.Float64()*math.Log(float64(len(words)+1))) - 1
+	return words[min(int(rank), len(words)-1)]
 }
 
 // sentences writes prose of about n bytes.
