@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -192,7 +196,11 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE; CREATE SCHEMA "+schema+"; CHECKPOINT")
 	}
 	keep := b.keep(scratch, output("repository"), "restore", "--latest", "--schema", tenant, "--jobs", strconv.Itoa(b.jobs))
-	contenders := []*contender{{name: "tenantkeep restore, checked, analyzed", before: drop, do: keep}}
+	contenders := []*contender{
+		{name: "tenantkeep restore, checked, analyzed", before: drop, do: keep},
+		// The one before has left the tenant there.
+		{name: "tenantkeep restore, live, checked, analyzed", before: b.dropReplaced(scratch), do: b.live(scratch, output("repository"), tenant)},
+	}
 	restore := func(name string, args ...string) *contender {
 		args = append([]string{"-d", scratch, "-n", tenant}, args...)
 		return &contender{name: name, before: dropAndCreate, do: func(ctx context.Context) (measurement, error) {
@@ -206,6 +214,42 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 		contenders = append(contenders, restore("`pg_restore -n T -j"+jobs+"` out of `-Fd`", "-j", jobs, output("dump.d")))
 	}
 	return contenders, nil
+}
+
+// dropReplaced removes what live restores have left.
+func (b *bench) dropReplaced(database string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := measure(ctx, b.environment(database), b.tenantkeep, "cleanup", "--keep-replaced", "0s", "--yes", "--database-url", b.cluster.URL(database))
+		return errors.Join(err, b.exec(ctx, database, "CHECKPOINT"))
+	}
+}
+
+// live restores a tenant into the place of the one that is there. The rollback
+// point is a backup of its own, which is measured as such.
+func (b *bench) live(database, repository, tenant string) func(context.Context) (measurement, error) {
+	return func(ctx context.Context) (measurement, error) {
+		var out bytes.Buffer
+		m, err := measureOutput(ctx, &out, b.environment(database), b.tenantkeep, "restore", "--latest", "--schema", tenant, "--jobs", strconv.Itoa(b.jobs),
+			"--create-rollback=false", "--yes", "--format", "json", "--repository", repository, "--database-url", b.cluster.URL(database))
+		if err != nil {
+			return m, err
+		}
+		lines := bytes.Split(bytes.TrimSpace(out.Bytes()), []byte("\n"))
+		var summary struct {
+			Schemas []struct {
+				Replaced string  `json:"replaced"`
+				Blocked  float64 `json:"blocked_seconds"`
+			} `json:"schemas"`
+		}
+		if err := json.Unmarshal(lines[len(lines)-1], &summary); err != nil {
+			return m, fmt.Errorf("read the summary of the restore: %w", err)
+		}
+		if len(summary.Schemas) != 1 || summary.Schemas[0].Replaced == "" {
+			return m, errors.New("the restore replaced nothing")
+		}
+		m.blocked = time.Duration(summary.Schemas[0].Blocked * float64(time.Second))
+		return m, nil
+	}
 }
 
 func (b *bench) makeScratch(ctx context.Context, name string) error {

@@ -27,6 +27,8 @@ type measurement struct {
 	// tree is the greatest peak among that process and its children.
 	tree   int64
 	stored int64
+	// blocked is for how long others could not use the tables of the tenant.
+	blocked time.Duration
 	// extrapolate is by how much time and bytes are multiplied; 0 not at all.
 	extrapolate float64
 }
@@ -42,9 +44,14 @@ func scaled(d time.Duration, by float64) time.Duration { return time.Duration(fl
 
 // measure runs a program and waits for it.
 func measure(ctx context.Context, env []string, program string, args ...string) (measurement, error) {
+	return measureOutput(ctx, nil, env, program, args...)
+}
+
+// measureOutput is measure for a program whose output is of use.
+func measureOutput(ctx context.Context, out io.Writer, env []string, program string, args ...string) (measurement, error) {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env, cmd.Stderr = env, &said
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, &said
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return measurement{}, err
@@ -156,6 +163,9 @@ func storedBytes(path string) (total int64, err error) {
 
 // median takes each figure's own median.
 func median(all []measurement) measurement {
+	if len(all) == 0 {
+		return measurement{}
+	}
 	middle := func(figure func(measurement) int64) int64 {
 		values := make([]int64, len(all))
 		for i, m := range all {
@@ -170,6 +180,8 @@ func median(all []measurement) measurement {
 		own:    middle(func(m measurement) int64 { return m.own }),
 		tree:   middle(func(m measurement) int64 { return m.tree }),
 		stored: middle(func(m measurement) int64 { return m.stored }),
+
+		blocked: time.Duration(middle(func(m measurement) int64 { return int64(m.blocked) })),
 	}
 }
 
@@ -196,6 +208,11 @@ func printTable(out io.Writer, title string, contenders []*contender) {
 		}
 		fmt.Fprintf(out, "| %s | %.2f s | %s | %.2f s | %s / %s | %s |\n",
 			cell(c.name), m.wall.Seconds(), ratio, m.cpu.Seconds(), bytesText(m.own), bytesText(m.tree), bytesText(m.stored))
+	}
+	for _, c := range contenders {
+		if m := median(c.measurements); c.err == nil && m.blocked > 0 {
+			fmt.Fprintf(out, "\n%s: the swap kept others waiting for %d ms.\n", c.name, m.blocked.Milliseconds())
+		}
 	}
 }
 

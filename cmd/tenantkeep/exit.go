@@ -69,6 +69,8 @@ func (a *app) exit(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
 	switch {
 	case err == nil:
+	case errors.Is(err, ui.ErrLeft):
+		a.ui().Printf("Nothing was changed.")
 	case code == exitInterrupted && errors.Is(err, context.Canceled):
 		a.ui().Error(errors.New("interrupted"))
 	default:
@@ -89,7 +91,7 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, ui.ErrLeft):
 		return exitInterrupted
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
 		return exitUsage

@@ -4,63 +4,94 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
-	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
 // RestoreOptions are the flags of the command restore that are no settings.
 type RestoreOptions struct {
-	Manifest      string // id, file name or path
-	Latest        bool
-	Schemas       []string // by name of the schema or the tenant; empty: everything
-	NoOwner       bool
-	NoPrivileges  bool
-	DryRun        bool
-	ListAvailable bool
-	Yes           bool
-	Format        format
+	Manifest       string // id, file name or path
+	BackupFile     string // a plain SQL script, instead of a backup
+	AllowOutside   bool   // the script may reach outside of its schema
+	Latest         bool
+	At             string   // a time
+	Schemas        []string // by name of the schema or the tenant; empty: everything
+	All            bool     // everything, although schemas in use are replaced
+	As             string   // under another name
+	Tables         []string // only these, for somebody to look at
+	CreateRollback bool
+	Resume         bool
+	Incomplete     bool
+	SwapTimeout    time.Duration
+	NoOwner        bool
+	NoPrivileges   bool
+	DryRun         bool
+	ListAvailable  bool
+	Yes            bool
+	Format         format
 }
 
 // AddFlags adds the flags.
 func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Manifest, "manifest", "", "the backup to restore: its id, or the `PATH` of its manifest")
+	flags.StringVar(&o.BackupFile, "backup-file", "", "a plain SQL `FILE` instead of a backup: .sql, .sql.gz or .sql.zst, of pg_dump or the original system; - is standard input")
+	flags.BoolVar(&o.AllowOutside, "allow-outside", false, "let the script of --backup-file reach outside of its schema")
 	flags.BoolVar(&o.Latest, "latest", false, "the newest backup that holds what is to be restored")
+	flags.StringVar(&o.At, "at", "", "the newest backup taken at this `TIME` or before: \"2026-11-23 14:30\" (UTC), \"yesterday 14:00\", \"2h ago\"")
 	flags.StringArrayVar(&o.Schemas, "schema", nil, "only this schema or tenant `NAME`; repeat it for more")
+	flags.BoolVar(&o.All, "all", false, "everything that the backup holds, although schemas that are in use are replaced")
+	flags.StringVar(&o.As, "as", "", "restore the schema under this `NAME`, beside the live one")
+	flags.StringArrayVar(&o.Tables, "table", nil, "only this `TABLE`, into a schema of its own, to look at and copy from; repeat it for more")
+	flags.BoolVar(&o.CreateRollback, "create-rollback", true, "back a live schema up into the repository's folder rollback before it is replaced")
+	flags.BoolVar(&o.Resume, "resume", false, "swap in what an earlier restore has staged and could not swap in")
+	flags.BoolVar(&o.Incomplete, "allow-incomplete", false, "replace a live schema although objects of the restored one could not be made")
+	flags.DurationVar(&o.SwapTimeout, "swap-timeout", time.Minute, "how long to try to get the locks for a swap")
 	flags.BoolVar(&o.NoOwner, "no-owner", false, "leave objects to the role that restores them")
 	flags.BoolVar(&o.NoPrivileges, "no-privileges", false, "leave grants out")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "check everything and show the plan, and change nothing")
-	flags.BoolVar(&o.ListAvailable, "list-available", false, "list the backups, and do nothing")
+	flags.BoolVar(&o.ListAvailable, "list-available", false, "list what can be restored, and do nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "ask nothing; a restore into a free place never does")
 	o.Format.addFlag(flags, formatTable, formatJSON)
 }
 
+func (o *RestoreOptions) wanted() wanted {
+	return wanted{Manifest: o.Manifest, Latest: o.Latest, At: o.At, Schemas: o.Schemas}
+}
+
 // check refuses what makes no sense together.
 func (o *RestoreOptions) check() error {
+	if o.BackupFile != "" || o.AllowOutside {
+		return o.checkFile()
+	}
 	switch {
-	case o.ListAvailable:
-		return nil
-	case o.Manifest != "" && o.Latest:
-		return usagef("--manifest and --latest are two different backups: give one of them")
-	case o.Manifest == "" && !o.Latest:
-		return &usageError{
-			err:  errors.New("nothing says which backup to restore"),
-			hint: "give --latest, or --manifest with the id of a backup; --list-available lists them",
-		}
+	case len(o.Schemas) > 0 && o.All:
+		return usagef("--all and --schema contradict each other")
+	case (o.As != "" || len(o.Tables) > 0 || o.Resume) && len(o.Schemas) != 1:
+		return usagef("--as, --table and --resume are for one tenant: name it with --schema")
+	case o.Resume && (o.As != "" || len(o.Tables) > 0):
+		return usagef("--resume goes on with a restore that replaces a live schema, without --as and --table")
+	case o.SwapTimeout <= 0:
+		return usagef("--swap-timeout must be more than nothing")
 	}
 	return nil
+}
+
+// asks reports whether nothing says what to restore, so that the user is asked.
+func (o *RestoreOptions) asks() bool {
+	return o.BackupFile == "" && o.Manifest == "" && !o.Latest && o.At == "" && len(o.Schemas) == 0 && !o.All
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -68,40 +99,58 @@ func newRestoreCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "restore",
 		Aliases: []string{"restore_tenant"},
-		Short:   "Bring tenants back, or a whole backup into an empty database",
-		Long: `Bring tenants back into a database that lacks them, or everything into an empty
-database: core first, with its extensions, then all tenants.
+		Short:   "Put tenants back, live, or a whole backup into an empty database",
+		Long: `Put tenants back: beside the running application into the place of the live
+schema, under another name, or into a database that lacks them. Or everything
+into an empty database: core first, with its extensions, then all tenants.
 
 Before anything is touched, files are checked against their hashes, and the
-server for all that the backup needs: version, encoding, roles, extensions. Then
-rows are loaded and indexes built in parallel, and every table is read again and
-compared with the backup before the command says that it is done. A schema that
-exists already is never replaced. What fails, or is interrupted, is removed
-again.
+server for all that the backup needs: version, encoding, roles, extensions, and
+what in other schemas points at the tenant. Then rows are loaded and indexes
+built in parallel, and every table is read again and compared with the backup.
+
+A schema that is in use is replaced only then: the restored one is made beside
+it and takes its name in one short transaction. The application works on; until
+the last moment with the old rows. The replaced schema stays in the database,
+and tenantkeep rollback swaps it back. What fails, or is interrupted, leaves the
+live schema as it was.
+
+Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
 failed or lack objects, 130 interrupted.`,
-		Example: `  tenantkeep restore --latest --schema customer_a
-  tenantkeep restore --manifest 20261123_000001 --dry-run
+		Example: `  tenantkeep restore
+  tenantkeep restore --latest --schema customer_a
+  tenantkeep restore --at "yesterday 14:00" --schema customer_a --as customer_a_yesterday
+  tenantkeep restore --latest --schema customer_a --table orders --table order_lines
+  tenantkeep restore --manifest 20261123_000001 --schema customer_a --dry-run
+  tenantkeep restore --backup-file customer_a.sql.gz
   DATABASE_URL=postgres://…/empty tenantkeep restore --latest --no-owner --no-privileges`,
 		GroupID: groupProtect,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := opts.check(); err != nil {
-				return err
-			}
 			cfg, err := a.settings(cmd)
 			if err != nil {
 				return err
 			}
 			if opts.ListAvailable {
-				return runList(cmd.Context(), a, cfg, ListOptions{Format: opts.Format, Schemas: opts.Schemas})
+				places, err := a.openPlaces(cfg)
+				if err != nil {
+					return err
+				}
+				return a.listAvailable(cmd.Context(), places, opts.Schemas, opts.Format)
+			}
+			if err := opts.check(); err != nil {
+				return err
+			}
+			if opts.BackupFile != "" {
+				return runRestoreFile(cmd.Context(), a, cmd, cfg, opts)
 			}
 			return runRestore(cmd.Context(), a, cmd, cfg, opts)
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs")
+	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
 	return cmd
 }
 
@@ -110,21 +159,39 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if err != nil {
 		return err
 	}
-	repository, backup, err := a.chooseBackup(ctx, cfg, opts)
+	places, err := a.openPlaces(cfg)
 	if err != nil {
 		return err
 	}
-	ctx, unlock, err := a.shareRepository(ctx, repository, "restore")
+	if opts.asks() && a.ui().CanAsk() {
+		if err := a.askWhat(ctx, cmd, places, target, &opts); err != nil {
+			return err
+		}
+	}
+	from, backup, err := a.findBackup(ctx, places, opts.wanted())
+	if err != nil {
+		return err
+	}
+	ctx, unlock, err := a.shareRepository(ctx, from.Repo, "restore")
 	if err != nil {
 		return err
 	}
 	defer unlock() //nolint:errcheck // it ends with the process at the latest
+	if len(opts.Tables) > 0 && opts.As == "" {
+		opts.As = restore.RecoveredName(schemaNamed(backup.Manifest, opts.Schemas[0]), a.now())
+	}
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
-	result, err := restore.Run(ctx, restore.Options{
-		Server: target, Repo: repository, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
+	o := restore.Options{
+		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
+		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
-	})
+		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, cfg, p, opts) },
+	}
+	if opts.CreateRollback {
+		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
+	}
+	result, err := restore.Run(ctx, o)
 	if result.Plan != nil && opts.DryRun {
 		if err := a.showPlan(result.Plan, opts); err != nil {
 			return err
@@ -141,8 +208,96 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if _, ok := errors.AsType[*restore.UnknownSchemaError](err); ok {
 		return asUsage(err)
 	}
+	if _, ok := errors.AsType[*restore.UnknownTableError](err); ok {
+		return asUsage(err)
+	}
 	return err
 }
+
+// askWhat lets the user choose on the terminal.
+func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, target *pg.Server, opts *RestoreOptions) error {
+	live := &liveDatabase{server: target}
+	defer live.close()
+	c, err := a.pick(ctx, cmd, places, live)
+	if err != nil {
+		return err
+	}
+	opts.Manifest, opts.Schemas, opts.As, opts.Tables = c.Point.Manifest, []string{c.Schema}, c.As, c.Tables
+	return opts.check()
+}
+
+// schemaNamed is the schema that a name of a schema or a tenant means.
+func schemaNamed(m *manifest.Manifest, name string) string {
+	for _, e := range m.Schemas {
+		if e.Tenant == name && !slices.ContainsFunc(m.Schemas, func(o manifest.Schema) bool { return o.Schema == name }) {
+			return e.Schema
+		}
+	}
+	return name
+}
+
+// confirmRestore shows what is going to be replaced, and asks. A restore into a
+// free place replaces nothing.
+func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, p *restore.Plan, opts RestoreOptions) error {
+	var replaced []restore.Planned
+	for _, s := range p.Schemas {
+		if s.Live != nil {
+			replaced = append(replaced, s)
+		}
+	}
+	if len(replaced) == 0 {
+		return nil
+	}
+	if len(opts.Schemas) == 0 && !opts.All {
+		return &usageError{
+			err:  fmt.Errorf("this would replace %s that are in use, beginning with %s", ui.Plural(int64(len(replaced)), "schema"), ui.Safe(replaced[0].As)),
+			hint: "name what is to be restored with --schema, or give --all",
+		}
+	}
+	if opts.CreateRollback {
+		// Not after everything is staged.
+		if _, err := pgdump.Find(ctx, cfg.PgDump, p.Target.ServerVersionNum); err != nil {
+			return fmt.Errorf("the rollback point needs pg_dump (--create-rollback=false does without): %w", err)
+		}
+	}
+	if opts.Yes {
+		return nil
+	}
+	if err := a.showPlan(p, RestoreOptions{}); err != nil {
+		return err
+	}
+	if len(replaced) == 1 {
+		name := replaced[0].As
+		return a.ui().ConfirmName(ctx, fmt.Sprintf("Schema %s of %s will be replaced.", ui.Safe(name), p.Server), name, false)
+	}
+	return a.ui().ConfirmName(ctx, fmt.Sprintf("%s of %s will be replaced.", ui.Plural(int64(len(replaced)), "schema"), p.Server), p.Target.Name, false)
+}
+
+// rollbackPoint returns the function that saves live schemas before they are
+// replaced, into the rollback folder of the repository.
+func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, progress restore.Progress) func(context.Context, []string) (string, error) {
+	return func(ctx context.Context, schemas []string) (string, error) {
+		result, err := backup.Run(ctx, backup.Options{
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true,
+			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
+			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
+			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),
+		})
+		if err != nil {
+			return "", err
+		}
+		return result.Manifest.ID, nil
+	}
+}
+
+// notesOnly passes notes on and keeps progress, which is that of another run,
+// to itself.
+type notesOnly struct{ restore.Progress }
+
+func (notesOnly) Start(string, int, int64) {}
+func (notesOnly) Add(int64, int64)         {}
+func (notesOnly) TenantDone(string, error) {}
+func (notesOnly) Finish()                  {}
 
 // shareRepository keeps cleanup out of a repository that is read. One that
 // cannot be locked, such as on a disk that is mounted read-only, is read all the
@@ -157,209 +312,4 @@ func (a *app) shareRepository(ctx context.Context, repository *repo.Repo, purpos
 	}
 	a.ui().Warnf("the repository cannot be locked, so see to it that nothing is cleaned up meanwhile: %v", err)
 	return ctx, func() error { return nil }, nil
-}
-
-// chooseBackup finds the backup that the flags name.
-func (a *app) chooseBackup(ctx context.Context, cfg *config.Config, opts RestoreOptions) (*repo.Repo, repo.Backup, error) {
-	repository, _, err := a.openRepository(cfg)
-	if err != nil {
-		return nil, repo.Backup{}, err
-	}
-	if opts.Manifest != "" {
-		return a.namedBackup(ctx, repository, opts.Manifest)
-	}
-	holds := func(m *manifest.Manifest, name string) bool {
-		return slices.ContainsFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == name || e.Tenant == name })
-	}
-	newer := 0 // backups that lack something that is asked for
-	backup, broken, err := repository.Latest(ctx, func(m *manifest.Manifest) bool {
-		if m.Format == 0 || m.BackupType == manifest.Baseline || len(m.Schemas) == 0 {
-			return false
-		}
-		for _, name := range opts.Schemas {
-			if !holds(m, name) {
-				newer++
-				return false
-			}
-		}
-		return true
-	})
-	if err == nil && newer > 0 {
-		a.ui().Warnf("passing over %s newer than %s, without %s", ui.Plural(int64(newer), "backup"), backup.ID, ui.Safe(strings.Join(opts.Schemas, ", ")))
-	}
-	for _, b := range broken {
-		a.ui().Warnf("backup %s is passed over: its manifest cannot be read: %v", b.ID, b.Err)
-	}
-	if errors.Is(err, repo.ErrNoBackup) && len(opts.Schemas) > 0 {
-		return repository, backup, &usageError{
-			err:  fmt.Errorf("no backup in %s holds %s", repository.Location(), strings.Join(opts.Schemas, " and ")),
-			hint: "tenantkeep list --format json shows what each backup holds",
-		}
-	}
-	if errors.Is(err, repo.ErrNoBackup) && len(broken) == 0 {
-		err = &hintedError{
-			err:  fmt.Errorf("there is no backup in %s", repository.Location()),
-			hint: "--repository says where backups are; tenantkeep backup takes one",
-		}
-	}
-	return repository, backup, err
-}
-
-// namedBackup loads the backup of an id, or of the path of a manifest, which
-// may lie in another repository.
-func (a *app) namedBackup(ctx context.Context, repository *repo.Repo, named string) (*repo.Repo, repo.Backup, error) {
-	dir, file := filepath.Split(filepath.Clean(named))
-	if info, err := os.Stat(named); dir != "" && err == nil && info.Mode().IsRegular() {
-		dir = filepath.Clean(dir)
-		if filepath.Base(dir) != "manifests" {
-			return nil, repo.Backup{}, &usageError{
-				err:  fmt.Errorf("--manifest: %s does not lie in a folder manifests", ui.Safe(named)),
-				hint: "a manifest belongs to its repository: give its path there, REPOSITORY/manifests/FILE, or the id of the backup",
-			}
-		}
-		store, err := local.New(filepath.Dir(dir))
-		if err != nil {
-			return nil, repo.Backup{}, fmt.Errorf("open repository: %w", err)
-		}
-		repository, named = repo.Open(store, repo.Options{Now: a.now}), file
-	}
-	backup, err := repository.Load(ctx, named)
-	if errors.Is(err, repo.ErrNoBackup) {
-		err = &hintedError{err: err, hint: "tenantkeep list shows the backups, with their ids"}
-	}
-	return repository, backup, err
-}
-
-// planJSON is a dry run in JSON. Fields are only ever added.
-type planJSON struct {
-	Kind           string    `json:"kind"`
-	Backup         string    `json:"backup"`
-	Taken          time.Time `json:"taken"`
-	Source         string    `json:"source"` // the database that was saved
-	SourceVersion  string    `json:"source_version"`
-	SourceEncoding string    `json:"source_encoding"`
-	Target         string    `json:"target"`
-	TargetVersion  string    `json:"target_version"`
-	TargetEncoding string    `json:"target_encoding"`
-	Schemas        []planned `json:"schemas"`
-	Remains        []string  `json:"remains"` // schemas that a dead restore left, to be removed first
-	Warnings       []string  `json:"warnings"`
-}
-
-type planned struct {
-	Schema string `json:"schema"`
-	Tenant string `json:"tenant"`
-	Tables int64  `json:"tables"`
-	Rows   int64  `json:"rows"`
-	Bytes  int64  `json:"bytes"`
-	Stored int64  `json:"stored"`
-	Target string `json:"target"` // what is in its place
-}
-
-// showPlan shows source and target side by side.
-func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
-	doc := planJSON{
-		Kind: "plan", Backup: p.Backup, Taken: p.Taken.UTC(),
-		Source: p.Source.Name, SourceVersion: p.Source.ServerVersion, SourceEncoding: p.Source.Encoding,
-		Target: p.Server, TargetVersion: p.Target.ServerVersion, TargetEncoding: p.Target.Encoding,
-		Schemas: []planned{}, Remains: append([]string{}, p.Remains...), Warnings: append([]string{}, p.Warnings...),
-	}
-	table := ui.NewTable(ui.Column{Title: "schema"}, ui.Column{Title: "tables", Right: true}, ui.Column{Title: "rows", Right: true},
-		ui.Column{Title: "text", Right: true}, ui.Column{Title: "stored", Right: true}, ui.Column{Title: "in its place now"})
-	for _, s := range p.Schemas {
-		doc.Schemas = append(doc.Schemas, planned(s))
-		table.Add(s.Schema, ui.Count(s.Tables), ui.Count(s.Rows), ui.Bytes(s.Bytes), ui.Bytes(s.Stored), s.Target)
-	}
-	if opts.Format.is(formatJSON) {
-		return a.ui().JSONLine(doc)
-	}
-	a.ui().Printf("From: database %s, PostgreSQL %s, %s", ui.Safe(p.Source.Name), ui.Safe(p.Source.ServerVersion), p.Taken.UTC().Format("2006-01-02 15:04:05 UTC"))
-	a.ui().Printf("Into: %s, PostgreSQL %s", p.Server, ui.Safe(p.Target.ServerVersion))
-	return a.ui().Table(table)
-}
-
-// restoreSummary is the last line of a restore in JSON. Fields are only ever
-// added.
-type restoreSummary struct {
-	Kind     string           `json:"kind"`
-	Backup   string           `json:"backup"`
-	Target   string           `json:"target"`
-	Restored int              `json:"restored"` // schemas, those that lack objects among them
-	Failed   int              `json:"failed"`
-	Tables   int64            `json:"tables"`
-	Rows     int64            `json:"rows"`
-	Bytes    int64            `json:"bytes"`
-	Seconds  float64          `json:"seconds"`
-	Schemas  []restoredSchema `json:"schemas"`
-}
-
-type restoredSchema struct {
-	Schema   string            `json:"schema"`
-	Tenant   string            `json:"tenant"`
-	OK       bool              `json:"ok"`
-	Error    string            `json:"error,omitempty"`
-	Tables   int64             `json:"tables"`
-	Rows     int64             `json:"rows"`
-	Bytes    int64             `json:"bytes"`
-	Seconds  float64           `json:"seconds"`
-	Notes    []string          `json:"notes"`
-	Problems []restoredProblem `json:"problems"` // objects that could not be made
-}
-
-type restoredProblem struct {
-	Kind   string `json:"kind"`
-	Object string `json:"object"`
-	Error  string `json:"error"`
-	Remedy string `json:"remedy,omitempty"`
-	SQL    string `json:"sql"`
-}
-
-// showRestore says what was done.
-func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
-	s := restoreSummary{
-		Kind: "summary", Backup: r.Plan.Backup, Target: r.Plan.Server, Tables: r.Tables, Rows: r.Rows, Bytes: r.Bytes, Seconds: r.Seconds,
-		Schemas: []restoredSchema{},
-	}
-	for _, t := range r.Tenants {
-		one := restoredSchema{
-			Schema: t.Schema, Tenant: t.Tenant, OK: t.Err == nil && len(t.Problems) == 0, Tables: t.Tables, Rows: t.Rows, Bytes: t.Bytes,
-			Seconds: t.Seconds, Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
-		}
-		if t.Err != nil {
-			one.Error = t.Err.Error()
-			s.Failed++
-		} else {
-			s.Restored++
-		}
-		for _, p := range t.Problems {
-			one.Problems = append(one.Problems, restoredProblem{p.Kind, p.Object, p.Err.Error(), p.Remedy, p.SQL})
-		}
-		s.Schemas = append(s.Schemas, one)
-	}
-	if opts.Format.is(formatJSON) {
-		return a.ui().JSONLine(s)
-	}
-	a.tellProblems(s)
-	if s.Restored > 0 {
-		a.ui().Printf("Restored %s: %s, %s, %s of text in %s.", ui.Plural(int64(s.Restored), "schema"), ui.Plural(s.Tables, "table"),
-			ui.Plural(s.Rows, "row"), ui.Bytes(s.Bytes), ui.Duration(time.Duration(s.Seconds*float64(time.Second))))
-		a.ui().Printf("Every table was read again and has the rows and the checksum of backup %s.", ui.Safe(s.Backup))
-	}
-	return nil
-}
-
-// tellProblems names what is missing, with what to do about it.
-func (a *app) tellProblems(s restoreSummary) {
-	for _, t := range s.Schemas {
-		for _, n := range t.Notes {
-			a.ui().Warnf("tenant %s: %s", ui.Safe(t.Tenant), n)
-		}
-		for _, p := range t.Problems {
-			text := fmt.Sprintf("tenant %s: %s %s could not be made: %s", ui.Safe(t.Tenant), strings.ToLower(p.Kind), p.Object, p.Error)
-			if p.Remedy != "" {
-				text += "\n" + p.Remedy
-			}
-			a.ui().Warnf("%s\n%s", text, strings.TrimSpace(p.SQL))
-		}
-	}
 }

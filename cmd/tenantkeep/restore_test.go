@@ -82,8 +82,10 @@ func TestRestoreAndVerify(t *testing.T) {
 	mention(t, stderr, "Restored 3 schemas", "1,002 rows", "read again")
 	pgtest.RequireEqual(t, source, target, pgtest.Compare{})
 
-	_, stderr = runIn(t, 1, "restore", "--latest", repository, into)
-	mention(t, stderr, "the restore cannot begin for 3 reasons", `schema "acme" exists already`, "nothing was changed")
+	_, stderr = runIn(t, 1, "restore", "--latest", "--all", "--yes", "--dry-run", repository, into)
+	mention(t, stderr, "schema public of database")
+	_, stderr = runIn(t, 2, "restore", "--latest", "--schema", "acme", repository, into)
+	mention(t, stderr, "will be replaced", "--yes")
 	target.Exec(t, "DROP SCHEMA acme CASCADE; DROP SCHEMA globex CASCADE; DELETE FROM public.shared")
 	stdout, _ = runIn(t, 3, "restore_tenant", "--latest", "--schema", "acme", "--schema", "globex", "--yes", repository, into, "--format", "json")
 	var summary restoreSummary

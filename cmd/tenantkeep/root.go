@@ -97,8 +97,11 @@ func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
 		newRestoreCommand(a),
+		newRollbackCommand(a),
+		newCleanupCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
+		newDoctorCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	}

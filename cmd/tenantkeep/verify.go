@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -42,6 +43,8 @@ frame decompresses, and that all rows are there, with the checksums of their
 tables. Of files that the original system wrote, only size, hash and compression
 can be checked.
 
+Tenants that others refer to are named: a restore of one concerns the others.
+
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep verify
   tenantkeep verify --latest
@@ -77,22 +80,22 @@ func (*verifyError) Hint() string {
 }
 
 func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptions) error {
-	repository, _, err := a.openRepository(cfg)
+	places, err := a.openPlaces(cfg)
 	if err != nil {
 		return err
 	}
+	repository := places[0].Repo
 	backups, err := repository.List(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
 	case opts.Manifest != "":
-		var one repo.Backup
-		repository, one, err = a.namedBackup(ctx, repository, opts.Manifest)
+		from, one, err := a.namedBackupIn(ctx, places, opts.Manifest)
 		if err != nil {
 			return err
 		}
-		backups = []repo.Backup{one}
+		repository, backups = from.Repo, []repo.Backup{one}
 	case opts.Latest && len(backups) > 0:
 		backups = backups[:1]
 	}
@@ -144,6 +147,9 @@ func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
 			*verify.Report
 		}{"summary", r})
 	}
+	for _, l := range r.Leaks {
+		a.ui().Warnf("leak: definitions of %s refer to tenant %s: a restore of it concerns them too", leakNames(l.NeededBy), ui.Safe(l.Tenant))
+	}
 	if len(r.Problems) > 0 {
 		table := ui.NewTable(ui.Column{Title: "backup"}, ui.Column{Title: "tenant"}, ui.Column{Title: "file"}, ui.Column{Title: "problem", Text: true})
 		for _, p := range r.Problems {
@@ -162,4 +168,18 @@ func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
 		}
 	}
 	return nil
+}
+
+// leakNames are the first tenants of a leak: of a schema that all share there
+// are as many as tenants.
+func leakNames(names []string) string {
+	const enough = 5
+	shown := make([]string, 0, enough)
+	for _, name := range names[:min(len(names), enough)] {
+		shown = append(shown, ui.Safe(name))
+	}
+	if more := len(names) - enough; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(shown, ", "), more)
+	}
+	return strings.Join(shown, ", ")
 }

@@ -219,7 +219,9 @@ func TestEncodings(t *testing.T) {
 func TestChosenSchemas(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
-	w.db.Exec(t, `CREATE SCHEMA a; CREATE SCHEMA "A"; CREATE SCHEMA b; CREATE SCHEMA a__staging_20260101_000000`)
+	w.db.Exec(t, `CREATE SCHEMA a; CREATE SCHEMA "A"; CREATE SCHEMA b; 
+		CREATE SCHEMA a__staging_20260101_000000; CREATE SCHEMA a__replaced_20260101_000000;
+		COMMENT ON SCHEMA a__staging_20260101_000000 IS 'tenantkeep: {"state":"staging","schema":"a"}'`)
 	saved := func(m *manifest.Manifest) string {
 		var names []string
 		for _, s := range m.Schemas {
@@ -227,10 +229,10 @@ func TestChosenSchemas(t *testing.T) {
 		}
 		return strings.Join(names, " ")
 	}
-	if got := saved(w.run(t)); got != "public=core A=A a=a b=b" {
+	if got := saved(w.run(t)); got != "public=core A=A a=a a__replaced_20260101_000000=a__replaced_20260101_000000 b=b" {
 		t.Errorf("saved %s", got)
 	}
-	w.opts.ExcludeSchemas = []string{"public", "b"}
+	w.opts.ExcludeSchemas = []string{"public", "b", "a__replaced_20260101_000000"}
 	if got := saved(w.run(t)); got != "A=A a=a" {
 		t.Errorf("saved %s", got)
 	}

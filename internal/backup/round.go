@@ -124,7 +124,7 @@ func (d *round) candidates() []*tenant {
 			core.Schema, core.oids = s, oids
 		case s.OnlyExtensions:
 			core.oids = append(core.oids, s.OID)
-		case pg.IsOwn(s.Name):
+		case s.Own:
 		default:
 			tenants = append(tenants, &tenant{Schema: s, tenant: d.tenantName(s.Name), oids: []uint32{s.OID}})
 		}

@@ -66,18 +66,23 @@ type Schema struct {
 	Extensions []string
 	// Only extensions live here: no relation of anybody else's.
 	OnlyExtensions bool
+	// Own says that a restore left it, by its name and its label: no tenant.
+	Own bool
 }
 
-// Left by restores: not tenants.
+// LabelPrefix begins the comment of a schema that a restore left, or fills.
+const LabelPrefix = "tenantkeep: {"
+
 var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
 
-// IsOwn reports whether a schema of that name is a staging or replaced schema
-// of tenantkeep.
+// IsOwn reports whether a name is like that of a staging, replaced or recovered
+// schema of tenantkeep. Anybody may give a schema such a name: it is tenantkeep's
+// if it has a label as well.
 func IsOwn(name string) bool { return ownSchema.MatchString(name) }
 
 // ListSchemas lists the schemas of users, in the order of their names: not
 // those of the system and of extensions. Those that tenantkeep left are
-// included; see IsOwn.
+// included; see Own.
 func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 	rows, err := q.Query(ctx, `
 		SELECT n.oid, n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
@@ -90,7 +95,8 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 				AND d.classid <> 'pg_catalog.pg_extension'::regclass
 				AND NOT EXISTS (
 					SELECT FROM pg_catalog.pg_depend e
-					WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e'))
+					WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')),
+			coalesce(pg_catalog.starts_with(pg_catalog.obj_description(n.oid, 'pg_namespace'), '`+LabelPrefix+`'), false)
 		FROM pg_catalog.pg_namespace n
 		LEFT JOIN (
 			SELECT c.relnamespace,
@@ -118,7 +124,9 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Schema, error) {
 		var s Schema
-		err := row.Scan(&s.OID, &s.Name, &s.Owner, &s.Tables, &s.Locks, &s.Bytes, &s.Usable, &s.Extensions, &s.OnlyExtensions)
+		var labelled bool
+		err := row.Scan(&s.OID, &s.Name, &s.Owner, &s.Tables, &s.Locks, &s.Bytes, &s.Usable, &s.Extensions, &s.OnlyExtensions, &labelled)
+		s.Own = labelled && IsOwn(s.Name)
 		s.OnlyExtensions = s.OnlyExtensions && len(s.Extensions) > 0
 		return s, err
 	})

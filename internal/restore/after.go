@@ -3,10 +3,14 @@ package restore
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // bigTable is from which size, in bytes of COPY text, a table's indexes are
@@ -84,10 +88,14 @@ func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
 			}
 			continue
 		}
+		if u.mask != nil {
+			tasks = append(tasks, r.buildInPlace(u, size, list)...)
+			continue
+		}
 		var constraints []step
 		var indexes []task
 		for _, st := range list {
-			if st.Kind == "CONSTRAINT" {
+			if st.Kind == kindConstraint {
 				constraints = append(constraints, st)
 			} else {
 				indexes = append(indexes, r.stepsTask(u, size, []step{st}, nil))
@@ -101,6 +109,48 @@ func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
 	}
 	flush()
 	return tasks, nil
+}
+
+// buildInPlace makes the tasks for the indexes of a big table of a staging
+// schema: side by side those that need no mask, and behind them the rest, which
+// takes the table for itself.
+func (r *run) buildInPlace(u *unit, size int64, list []step) []task {
+	var rest []step
+	var indexes []step
+	for _, st := range list {
+		b, ok := u.prebuilt[indexName(st)]
+		switch {
+		case !ok || st.Kind != kindIndex && st.Kind != kindConstraint:
+			rest = append(rest, st)
+			continue
+		case b.constraint != "":
+			attach := st
+			attach.sql, attach.inPlace = b.constraint+";\n", true
+			rest = append(rest, attach)
+			fallthrough
+		default:
+			st.sql, st.inPlace = b.index+";\n", true
+			indexes = append(indexes, st)
+		}
+	}
+	last := r.stepsTask(u, size, rest, nil)
+	if len(indexes) == 0 {
+		return []task{last}
+	}
+	var pending atomic.Int64
+	pending.Store(int64(len(indexes)))
+	var tasks []task
+	for _, st := range indexes {
+		tasks = append(tasks, task{unit: u, size: size, run: func(ctx context.Context, s *session) ([]task, error) {
+			failed, err := s.execAll(ctx, []step{st})
+			r.deferAll(failed)
+			if pending.Add(-1) == 0 && len(rest) > 0 {
+				return []task{last}, err
+			}
+			return nil, err
+		}})
+	}
+	return tasks
 }
 
 // stepsTask runs steps and defers those that fail; other tasks become possible
@@ -124,7 +174,11 @@ func (r *run) afterRows(ctx context.Context) error {
 		return err
 	}
 	for _, f := range r.deferred {
-		f.unit.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql})
+		if r.waitsForCore(f) {
+			r.core.inUse.keys = append(r.core.inUse.keys, f.step)
+			continue
+		}
+		f.unit.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql, statement: f.index})
 	}
 	r.deferred = nil
 	return nil
@@ -156,10 +210,13 @@ func (r *run) runPhase(ctx context.Context, p phase) error {
 			phase := phasesOf(u.file.Index)
 			steps, err := u.steps(ctx, func(i int, st datafile.Statement) bool {
 				return u.file.Index.Frames[st.Frame].Kind == datafile.PostDataFrame && phase[i] == p &&
-					!r.skipped(u, st) && !isSchemaComment(st)
+					!u.isBeside(i) && !r.skipped(u, st) && !isSchemaComment(st)
 			})
 			if err != nil {
 				return nil, err
+			}
+			if p == phaseForeignKeys && u.mask != nil {
+				return r.foreignKeys(ctx, s, u, steps)
 			}
 			exec := s.execAll
 			if p == phaseForeignKeys {
@@ -180,6 +237,44 @@ func (r *run) runPhase(ctx context.Context, p phase) error {
 		}
 	}
 	return r.work(ctx, tenants)
+}
+
+// foreignKeys adds the foreign keys of a staging schema. They are checked after
+// they are there: the check of a new one would keep others from writing to the
+// table of core that it refers to, for as long as it takes.
+func (r *run) foreignKeys(ctx context.Context, s *session, u *unit, steps []step) ([]task, error) {
+	var check []task
+	for _, st := range steps {
+		sql := strings.TrimRight(st.sql, "; \n")
+		quick := st
+		quick.sql = sql + " NOT VALID;\n"
+		if st.Kind != kindForeignKey || strings.HasSuffix(sql, " NOT VALID") || strings.Count(st.sql, ";") != 1 {
+			quick = st
+		}
+		err := s.execSteps(ctx, []step{quick})
+		if err == nil && quick.sql != st.sql {
+			check = append(check, r.stepsTask(u, 0, []step{u.validation(st)}, nil))
+			continue
+		}
+		if err != nil && !s.broken(ctx, err) { // partitioned tables take no NOT VALID before version 18
+			err = s.execSteps(ctx, []step{st})
+		}
+		if err == nil {
+			continue
+		}
+		if s.broken(ctx, err) {
+			return nil, fmt.Errorf("%s %s: %w", strings.ToLower(st.Kind), st.object(), err)
+		}
+		r.deferAll([]failure{{st, err}})
+	}
+	return check, nil
+}
+
+// validation is the step that checks a foreign key of a staging schema.
+func (u *unit) validation(st step) step {
+	st.sql = fmt.Sprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s;\n", pg.Identifier(u.place(u.schemaOf(st.Statement)), st.Table), pg.Identifier(indexName(st)))
+	st.inPlace = true
+	return st
 }
 
 // sortedTables are the tables of a unit, the largest first.

@@ -29,7 +29,7 @@ const (
 // which one differs fails.
 func (r *run) compare(ctx context.Context) error {
 	r.Progress.Start("compare", len(r.units), r.plan.Bytes)
-	if err := r.findPartitioned(ctx); err != nil {
+	if err := errors.Join(r.findPartitioned(ctx), r.findTextual(ctx)); err != nil {
 		return err
 	}
 	var tasks []task
@@ -63,7 +63,7 @@ func (r *run) findPartitioned(ctx context.Context) error {
 	}
 	var schemas []string
 	for _, u := range r.alive() {
-		schemas = append(append(schemas, u.entry.Schema), u.schemas...)
+		schemas = append(append(schemas, u.entry.Schema), u.madeSchemas()...)
 	}
 	rows, err := s.conn.Query(ctx, `
 		SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -110,6 +110,10 @@ func (c *comparison) tasks() []task {
 		}
 	}
 	for _, t := range c.unit.sortedTables() {
+		if c.unit.isTextual(t) {
+			tasks = append(tasks, c.task(t.Bytes, []reading{{table: t, where: t.Condition}}))
+			continue
+		}
 		if t.Bytes >= splitTable && t.Condition == "" && c.run.Jobs > 1 {
 			tasks = append(tasks, c.split(t))
 			continue
@@ -164,11 +168,10 @@ func (c *comparison) task(size int64, group []reading) task {
 			}
 			// ONLY: rows of tables that inherit are theirs. A partitioned table
 			// has none of its own.
-			fmt.Fprintf(&sql, "COPY (SELECT %s FROM %s%s %s) TO STDOUT", columns(g.table), c.only(g.table), c.unit.qualified(g.table), g.where)
+			fmt.Fprintf(&sql, "COPY (SELECT %s FROM %s%s %s) TO STDOUT", columns(g.table), c.only(g.table), c.unit.sqlName(g.table), g.where)
 		}
 		done, size := 0, int64(0)
 		batch := pg.Batch{
-			SQL: sql.String(),
 			CopyRow: func(n int, row []byte) error {
 				sums[n].Add(row)
 				if size += int64(len(row)); size >= tellBytes {
@@ -179,7 +182,10 @@ func (c *comparison) task(size int64, group []reading) task {
 			},
 			CopyDone: func(n int) error { done = n + 1; return nil },
 		}
-		err := batch.Run(ctx, s.conn)
+		err := c.unit.masked(c.unit.isTextual(group[0].table), func(on, off string) error {
+			batch.SQL = on + sql.String() + ";\n" + off
+			return batch.Run(ctx, s.conn)
+		})
 		c.run.Progress.Add(size, 0)
 		if err != nil {
 			if done < len(group) && !pg.Lost(err) {
@@ -205,7 +211,7 @@ func (c *comparison) task(size int64, group []reading) task {
 // only is the word that keeps a table's children out, unless the rows were
 // written through the table into its partitions.
 func (c *comparison) only(t *manifest.Table) string {
-	if c.run.partitioned[tableKey{c.unit.tableSchema(t), t.Name}] {
+	if c.run.partitioned[tableKey{c.unit.place(c.unit.tableSchema(t)), t.Name}] {
 		return ""
 	}
 	return "ONLY "

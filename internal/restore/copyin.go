@@ -30,19 +30,19 @@ const (
 	copyHeader = 5 // of a CopyData message: its type and its length
 )
 
-// runCopies runs several COPY statements in one message: one transaction, and
-// no round trip for each table. Everything is sent before anything is read,
+// runCopies runs several COPY statements in one message, between the statements
+// of before and after: one transaction, and no round trip for each table. Everything is sent before anything is read,
 // which is fine because the server answers little until the end.
 //
 // After an error of the server the session goes on; otherwise the connection is
 // closed.
-func runCopies(ctx context.Context, conn *pgx.Conn, copies []copyIn) error {
+func runCopies(ctx context.Context, conn *pgx.Conn, before string, copies []copyIn, after string) error {
 	pc := conn.PgConn()
 	if pc.IsClosed() {
 		return net.ErrClosed
 	}
 	stop := context.AfterFunc(ctx, func() { _ = pc.Conn().SetDeadline(time.Unix(1, 0)) })
-	err, broken := sendCopies(pc.Frontend(), copies)
+	err, broken := sendCopies(pc.Frontend(), before, copies, after)
 	if !stop() {
 		broken = true
 		err = errors.Join(context.Cause(ctx), err)
@@ -54,11 +54,13 @@ func runCopies(ctx context.Context, conn *pgx.Conn, copies []copyIn) error {
 	return err
 }
 
-func sendCopies(f *pgproto3.Frontend, copies []copyIn) (err error, broken bool) {
+func sendCopies(f *pgproto3.Frontend, before string, copies []copyIn, after string) (err error, broken bool) {
 	var sql strings.Builder
+	sql.WriteString(before)
 	for _, c := range copies {
 		sql.WriteString(c.sql + ";\n")
 	}
+	sql.WriteString(after)
 	f.SendQuery(&pgproto3.Query{String: sql.String()})
 	var readErr, writeErr error
 	chunk := make([]byte, copyHeader+copyChunk)
@@ -122,13 +124,16 @@ func receiveCopies(f *pgproto3.Frontend, copies []copyIn) (err error, broken boo
 		}
 		switch m := msg.(type) {
 		case *pgproto3.CommandComplete:
+			count, ok := strings.CutPrefix(string(m.CommandTag), "COPY ")
+			if !ok {
+				continue // before or after
+			}
 			if done >= len(copies) {
 				return errors.New("the server answers to a COPY that was not sent"), true
 			}
 			c := copies[done]
 			done++
-			count, ok := strings.CutPrefix(string(m.CommandTag), "COPY ")
-			if n, err := strconv.ParseInt(count, 10, 64); failure == nil && (!ok || err != nil || n != c.rows) {
+			if n, err := strconv.ParseInt(count, 10, 64); failure == nil && (err != nil || n != c.rows) {
 				failure = fmt.Errorf("table %s took %s rows of %d", c.name, count, c.rows)
 			}
 		case *pgproto3.ErrorResponse:

@@ -61,15 +61,23 @@ func holdsRows(kind string) bool {
 // define runs the definitions of one unit that stand before its rows.
 func (r *run) define(ctx context.Context, s *session, u *unit) error {
 	u.began = r.Now()
-	if u.core && !r.unmarked {
+	if u.inUse != nil {
+		return r.defineCopies(ctx, s, u)
+	}
+	if u.objects != nil {
+		if err := r.makeStaging(ctx, s, u); err != nil {
+			return err
+		}
+	}
+	if u.core && u.objects == nil && !r.unmarked {
 		if err := s.exec(ctx, commentSQL(manifest.CoreSchema, mark(r.Manifest.ID))); err != nil {
 			return fmt.Errorf("mark schema public: %w", err)
 		}
 	}
 	x := u.file.Index
 	presentSchema := false // the statement before was that of a schema that is there
-	steps, err := u.steps(ctx, func(_ int, st datafile.Statement) bool {
-		if x.Frames[st.Frame].Kind != datafile.PreDataFrame || r.skipped(u, st) || isSchemaComment(st) {
+	steps, err := u.steps(ctx, func(i int, st datafile.Statement) bool {
+		if x.Frames[st.Frame].Kind != datafile.PreDataFrame || u.isBeside(i) || r.skipped(u, st) || isSchemaComment(st) {
 			return false
 		}
 		if presentSchema && st.Kind == kindOwner {
@@ -84,7 +92,7 @@ func (r *run) define(ctx context.Context, s *session, u *unit) error {
 	for i := range steps {
 		if steps[i].Kind == kindSchema {
 			// In one message with the schema: it never exists without its mark.
-			steps[i].sql += commentSQL(steps[i].Tag, mark(r.Manifest.ID))
+			steps[i].sql += commentSQL(steps[i].Tag, r.markOf(u))
 		}
 	}
 	failed, err := s.execAll(ctx, steps)
@@ -92,7 +100,7 @@ func (r *run) define(ctx context.Context, s *session, u *unit) error {
 		return err
 	}
 	r.deferAll(failed)
-	return nil
+	return r.readBack(ctx, s, u)
 }
 
 // resetPrivileges takes away what the default privileges of the restoring role
@@ -119,11 +127,11 @@ func (r *run) resetPrivileges(ctx context.Context) error {
 	for _, u := range r.alive() {
 		for _, name := range u.schemas {
 			if !u.present[name] {
-				made = append(made, name)
+				made = append(made, u.place(name))
 			}
 		}
-		filled = append(filled, u.schemas...)
-		if u.core {
+		filled = append(filled, u.madeSchemas()...)
+		if u.core && u.inUse == nil && u.objects == nil {
 			filled = append(filled, manifest.CoreSchema)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // marksAtOnce is how many marks one transaction takes off: as many as fit the
@@ -16,6 +17,11 @@ const marksAtOnce = 1000
 // finish takes the marks off. With that the schemas are restored: the commit
 // waits until everything before it is safe on the server's disk.
 func (r *run) finish(ctx context.Context) error {
+	if r.coreIsInUse() { // first: what else is restored may need its rows
+		if err := r.swapCore(ctx); err != nil {
+			return err
+		}
+	}
 	s := &session{run: r, conn: r.main}
 	if err := s.set(ctx); err != nil {
 		return err
@@ -25,9 +31,17 @@ func (r *run) finish(ctx context.Context) error {
 	}
 	alive := r.alive()
 	r.commentPublic(ctx, s)
+	alive = slices.DeleteFunc(alive, func(u *unit) bool { return u.swaps() || u.inUse != nil })
 	for units := range slices.Chunk(alive, marksAtOnce) {
 		var sql strings.Builder
 		for _, u := range units {
+			if u.mask != nil {
+				sql.WriteString(u.mask.reveal(u.target, u.ownComment(u.mask.name, "")))
+				if u.kept != nil && pg.IsOwn(u.target) {
+					sql.WriteString(commentSQL(u.target, label{State: stateRecovered, Schema: u.mask.name, Backup: r.Manifest.ID, At: r.Now()}.String()))
+				}
+				continue
+			}
 			for _, name := range u.schemas {
 				if !u.present[name] {
 					sql.WriteString(u.ownComment(name, ""))

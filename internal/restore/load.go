@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 
@@ -28,6 +29,9 @@ type place struct {
 // it.
 func (r *run) load(ctx context.Context) error {
 	r.Progress.Start("load", 0, r.plan.Bytes)
+	if err := r.findTextual(ctx); err != nil {
+		return err
+	}
 	var tasks []task
 	for _, u := range r.alive() {
 		places := u.places()
@@ -42,6 +46,9 @@ func (r *run) load(ctx context.Context) error {
 					return nil, r.loadFrame(ctx, s, u, i, places[i])
 				}
 			case datafile.LargeObjects, datafile.SequenceFrame:
+				if u.kept != nil || u.inUse != nil || u.objects != nil && f.Kind == datafile.LargeObjects {
+					continue // some of the sequences went with their tables; core's have their values
+				}
 				t.run = func(ctx context.Context, s *session) ([]task, error) {
 					return nil, r.runFrame(ctx, s, u, i)
 				}
@@ -96,7 +103,7 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 		}
 		s.buffer = text
 	}
-	for chunk := range slices.Chunk(places, messageStatements) {
+	for chunk, textual := range u.chunks(places) {
 		copies := make([]copyIn, len(chunk))
 		var size, rows int64
 		for i, p := range chunk {
@@ -109,7 +116,8 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 			size += p.piece.Bytes
 			rows += p.piece.Rows
 		}
-		if err := runCopies(ctx, s.conn, copies); err != nil {
+		err := u.masked(textual, func(on, off string) error { return runCopies(ctx, s.conn, on, copies, off) })
+		if err != nil {
 			return fmt.Errorf("load rows: %w", err)
 		}
 		r.Progress.Add(size, rows)
@@ -117,11 +125,29 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 	return nil
 }
 
+// chunks cuts places into messages, in their order, and says whether a message
+// needs the mask.
+func (u *unit) chunks(places []place) iter.Seq2[[]place, bool] {
+	return func(yield func([]place, bool) bool) {
+		for len(places) > 0 {
+			textual := u.isTextual(places[0].table)
+			n := 1
+			for n < min(len(places), messageStatements) && u.isTextual(places[n].table) == textual {
+				n++
+			}
+			if !yield(places[:n], textual) {
+				return
+			}
+			places = places[n:]
+		}
+	}
+}
+
 func (u *unit) copySQL(t *manifest.Table) string {
 	if len(t.Columns) == 0 {
-		return "COPY " + u.qualified(t) + " FROM STDIN"
+		return "COPY " + u.sqlName(t) + " FROM STDIN"
 	}
-	return "COPY " + u.qualified(t) + " (" + columns(t) + ") FROM STDIN"
+	return "COPY " + u.sqlName(t) + " (" + columns(t) + ") FROM STDIN"
 }
 
 // forward reads a frame once from its beginning to its end.

@@ -21,32 +21,60 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
 // Plan is what a restore is going to do: source and target side by side.
 type Plan struct {
-	Backup   string            // its id
-	Type     manifest.Type     //
-	Taken    time.Time         // the moment that the backup shows
-	Source   manifest.Database // where it was taken
-	Server   string            // user, host and database of the target
-	Target   pg.Info
-	Schemas  []Planned // core first
-	Tables   int64
-	Rows     int64
-	Bytes    int64 // of COPY text
-	Stored   int64 // in the repository
+	Backup  string            // its id
+	Type    manifest.Type     //
+	Taken   time.Time         // the moment that the backup shows
+	Source  manifest.Database // where it was taken
+	Server  string            // user, host and database of the target
+	Target  pg.Info
+	Schemas []Planned // core first
+	Tables  int64
+	Rows    int64
+	Bytes   int64 // of COPY text
+	Stored  int64 // in the repository
+	// Expected is about how long it takes, as far as the time that the backup
+	// took tells. Zero: not known.
+	Expected time.Duration
 	Remains  []string
 	Warnings []string
+	// Script is what the script holds that is to be restored. Nil: it is no
+	// script.
+	Script *plainsql.Summary
 }
 
 // Planned is one schema of a plan.
 type Planned struct {
 	Schema, Tenant string
+	As             string // the name that it gets
 	Tables, Rows   int64
 	Bytes, Stored  int64
 	Target         string // what is in its place now
+	// Live is what is in its place now and will be replaced. Nil: nothing.
+	Live *PlannedLive
+	// References are what points into the live schema from elsewhere and will
+	// point at the restored one.
+	References []PlannedReference
+}
+
+// PlannedLive is a schema that is going to be replaced.
+type PlannedLive struct {
+	Tables int64
+	Rows   int64 // about, from statistics
+	Bytes  int64 // on disk, with indexes
+	Locks  int   // that the swap takes
+}
+
+// PlannedReference is an object of another schema.
+type PlannedReference struct {
+	Kind, Schema, Object string
+	Into                 []string
+	Remedy               string // not empty: it is in the way
 }
 
 // TargetFree says that nothing is in a schema's place.
@@ -64,11 +92,15 @@ func (r *run) preflight(ctx context.Context) error {
 	if err := p.files(ctx); err != nil {
 		return err
 	}
+	if err := p.renamed(); err != nil {
+		return err
+	}
 	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required} {
 		if err := check(ctx); err != nil {
 			return err
 		}
 	}
+	r.joinPeers()
 	for _, m := range r.remains {
 		r.plan.Remains = append(r.plan.Remains, m.schema)
 	}
@@ -90,19 +122,38 @@ func (r *run) makePlan() {
 	for _, u := range r.units {
 		e := u.entry
 		r.plan.Schemas = append(r.plan.Schemas, Planned{
-			Schema: e.Schema, Tenant: e.Tenant, Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size, Target: TargetFree,
+			Schema: e.Schema, Tenant: e.Tenant, As: u.newName(r.As), Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size, Target: TargetFree,
 		})
 		r.plan.Tables += e.Tables
 		r.plan.Rows += e.Rows
 		r.plan.Bytes += e.Bytes
 		r.plan.Stored += e.Size
 	}
+	r.plan.Expected = expected(m, r.plan.Bytes)
 	if len(r.Schemas) > 0 {
 		return
 	}
 	for _, f := range m.Failures {
 		r.plan.Warnings = append(r.plan.Warnings, fmt.Sprintf("tenant %s is not in this backup: saving it failed: %s", f.Tenant, f.Error))
 	}
+}
+
+// restoreFactor is how much longer a restore takes than the backup of as much
+// text: rows are parsed, indexed and read again.
+const restoreFactor = 3
+
+// expected is about how long a restore of so much text takes, from what the
+// whole backup took.
+func expected(m *manifest.Manifest, bytes int64) time.Duration {
+	var all int64
+	for _, e := range m.Schemas {
+		all += e.Bytes
+	}
+	took := m.Finished.Sub(m.Timestamp.Time)
+	if all == 0 || took <= 0 {
+		return 0
+	}
+	return time.Duration(restoreFactor * float64(took) * float64(bytes) / float64(all))
 }
 
 // checker collects findings.
@@ -481,8 +532,19 @@ func (p *checker) tablespaces(ctx context.Context) error {
 	return nil
 }
 
+// existing is a schema that is in the place of another.
+type existing struct {
+	OID     uint32
+	Name    string
+	Comment string
+	Tables  int64
+	Rows    int64 // about
+	Bytes   int64
+	Owned   bool // the role may rename it
+}
+
 // schemas checks that the places of all schemas are free, but for what a dead
-// restore left.
+// restore left, or for what is to be replaced.
 func (p *checker) schemas(ctx context.Context) error {
 	owner := map[string]*unit{}
 	var names []string
@@ -491,61 +553,164 @@ func (p *checker) schemas(ctx context.Context) error {
 			owner[name] = u
 			names = append(names, name)
 		}
+		if p.As != "" {
+			names = append(names, p.As)
+			if err := p.mask(ctx, u, p.As); err != nil {
+				return err
+			}
+		}
 	}
-	rows, err := p.main.Query(ctx, `
-		SELECT n.oid, n.nspname, coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''),
-			(SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')),
-			(SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0) FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'm'))::int8
-		FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY($1) ORDER BY n.nspname COLLATE "C"`, names)
+	list, err := existingSchemas(ctx, p.main, names)
 	if err != nil {
-		return fmt.Errorf("look for the schemas: %w", err)
+		return err
 	}
-	type existing struct {
-		OID     uint32
-		Name    string
-		Comment string
-		Tables  int64
-		Bytes   int64
+	for _, s := range list {
+		if err := p.occupied(ctx, s, owner[s.Name]); err != nil {
+			return err
+		}
+	}
+	return p.ownSchemas(ctx)
+}
+
+// existingSchemas looks for schemas of these names.
+func existingSchemas(ctx context.Context, q pg.Querier, names []string) ([]existing, error) {
+	list, err := readSchemas(ctx, q, names, "pg_catalog.pg_total_relation_size(c.oid)")
+	if pg.Code(err) == pg.LockNotAvailable { // somebody alters a table
+		return readSchemas(ctx, q, names, "c.relpages * current_setting('block_size')::int8")
+	}
+	return list, err
+}
+
+// readSchemas is existingSchemas with an expression for the size of a table.
+func readSchemas(ctx context.Context, q pg.Querier, names []string, size string) ([]existing, error) {
+	rows, err := q.Query(ctx, `
+		SELECT n.oid, n.nspname, coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''), coalesce(r.tables, 0),
+			coalesce(r.rows, 0)::int8, coalesce(r.bytes, 0)::int8, pg_catalog.pg_has_role(n.nspowner, 'USAGE')
+		FROM pg_catalog.pg_namespace n LEFT JOIN LATERAL (
+			SELECT count(*) FILTER (WHERE c.relkind IN ('r', 'p', 'f')) AS tables,
+				sum(greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid), 0)) FILTER (WHERE c.relkind = 'r') AS rows,
+				sum(`+size+`) FILTER (WHERE c.relkind IN ('r', 'm')) AS bytes
+			FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) r ON true
+		WHERE n.nspname = ANY($1) ORDER BY n.nspname COLLATE "C"`, names)
+	if err != nil {
+		return nil, fmt.Errorf("look for the schemas: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[existing])
 	if err != nil {
-		return fmt.Errorf("look for the schemas: %w", err)
+		return nil, fmt.Errorf("look for the schemas: %w", err)
 	}
-	for _, s := range list {
-		u := owner[s.Name]
-		if backup, ok := parseMark(s.Comment); ok {
-			p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
-			p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
+	return list, nil
+}
+
+// occupied decides what it means that a schema has the name of one that a unit
+// makes, or of its new name, for which there is no unit.
+func (p *checker) occupied(ctx context.Context, s existing, u *unit) error {
+	if p.As != "" && s.Name != p.As {
+		u.mask.live = true // it only has to get out of the way of the statements
+		return nil
+	}
+	if p.As != "" {
+		u = p.units[0]
+	}
+	if backup, ok := parseMark(s.Comment); ok {
+		p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
+		p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
+		return nil
+	}
+	if u.core && p.Replace { // core in use
+		u.present[s.Name] = true
+		return nil
+	}
+	if p.As == "" && s.Name != u.entry.Schema {
+		foreign, err := p.objectsIn(ctx, s.OID)
+		if err != nil {
+			return err
+		}
+		if len(foreign) == 0 { // made by hand for extensions
+			u.present[s.Name] = true
+			return nil
+		}
+	}
+	p.planned(u, fmt.Sprintf("exists: %s, %s", english.Plural(int(s.Tables), "table", ""), humanize.Bytes(uint64(s.Bytes))))
+	if p.As == "" && p.Replace {
+		return p.replaces(ctx, s, u)
+	}
+	remedy := fmt.Sprintf("rename it (ALTER SCHEMA %s RENAME TO …) or drop it, or restore into another database", pg.Identifier(s.Name))
+	if p.As != "" {
+		remedy = "give another name with --as"
+	}
+	p.find(Finding{
+		Tenant:  u.entry.Tenant,
+		Problem: fmt.Sprintf("schema %q exists already in database %q: restore refuses to replace it", s.Name, p.info.Name),
+		Remedy:  remedy,
+	})
+	return nil
+}
+
+// mask makes the unit's statements make a staging schema, which will be named
+// target at the end.
+func (p *checker) mask(ctx context.Context, u *unit, target string) error {
+	at := p.Now()
+	staging, err := freeName(ctx, p.main, target, "staging", at)
+	if err != nil {
+		return err
+	}
+	hidden, err := freeName(ctx, p.main, target, "hidden", at)
+	if err != nil {
+		return err
+	}
+	u.target = target
+	u.mask = &mask{name: u.entry.Schema, staging: staging, hidden: hidden}
+	return nil
+}
+
+// ownSchemas finds the stagings that are of no use any more, since nobody else
+// restores now, or the one that is to be resumed.
+func (p *checker) ownSchemas(ctx context.Context) error {
+	list, err := listLabelled(ctx, p.main)
+	if err != nil {
+		return err
+	}
+	for _, u := range p.readable() {
+		if !p.Resume || u.mask == nil {
 			continue
 		}
-		if s.Name != u.entry.Schema {
-			foreign, err := p.objectsIn(ctx, s.OID)
-			if err != nil {
-				return err
-			}
-			if len(foreign) == 0 { // made by hand for extensions
-				u.present[s.Name] = true
-				continue
-			}
+		i := len(list) - 1 // the newest comes last
+		for i >= 0 && (list[i].State != stateStaged || list[i].Schema != u.target || list[i].Backup != p.Manifest.ID) {
+			i--
 		}
-		p.planned(u, fmt.Sprintf("exists: %s, %s", english.Plural(int(s.Tables), "table", ""), humanize.Bytes(uint64(s.Bytes))))
-		p.find(Finding{
-			Tenant:  u.entry.Tenant,
-			Problem: fmt.Sprintf("schema %q exists already in database %q: restore refuses to replace it", s.Name, p.info.Name),
-			Remedy:  fmt.Sprintf("rename it (ALTER SCHEMA %s RENAME TO …) or drop it, or restore into another database", pg.Identifier(s.Name)),
-		})
+		if i < 0 {
+			p.find(Finding{
+				Tenant:  u.entry.Tenant,
+				Problem: fmt.Sprintf("there is no staging of %q from backup %s that waits for its swap", u.target, p.Manifest.ID),
+				Remedy:  "restore without --resume",
+			})
+			continue
+		}
+		u.mask.staging, u.mask.made = list[i].name, true
+		u.resumed = true
+		u.lacks = list[i].Lacks
+		if list[i].Loaded != nil {
+			u.loaded = *list[i].Loaded
+		}
+		list = slices.Delete(list, i, i+1)
+	}
+	targets := map[string]bool{}
+	for _, u := range p.units {
+		targets[u.target] = true
+	}
+	for _, l := range list {
+		if l.State == stateStaging || l.State == stateStaged && targets[l.Schema] {
+			p.remains = append(p.remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+		}
 	}
 	return nil
 }
 
 // planned notes what is in the place of a unit's schema.
-func (p *checker) planned(u *unit, target string) {
-	for i := range p.plan.Schemas {
-		if p.plan.Schemas[i].Schema == u.entry.Schema {
-			p.plan.Schemas[i].Target = target
-		}
-	}
-}
+func (p *checker) planned(u *unit, target string) { p.plannedSchema(u).Target = target }
+
+func (p *checker) plannedSchema(u *unit) *Planned { return &p.plan.Schemas[slices.Index(p.units, u)] }
 
 // objectsIn describes the first objects of a schema that belong to no
 // extension. Default privileges and publications are not in a schema, though
@@ -620,6 +785,9 @@ func (p *checker) core(ctx context.Context) error {
 		}
 		if len(objects) > 0 {
 			p.planned(u, "exists: "+some(objects))
+			if p.Replace {
+				return p.replaceCore(ctx, u, oid, owner, existing)
+			}
 			p.find(Finding{
 				Tenant:  u.entry.Tenant,
 				Problem: fmt.Sprintf("schema public of database %q is not empty: it has %s", p.info.Name, some(objects)),

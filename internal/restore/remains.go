@@ -34,6 +34,22 @@ func parseMark(comment string) (backup string, ok bool) {
 	return m[1], true
 }
 
+// unfinished returns the backup of a mark or of the label of a staging schema.
+func unfinished(comment string) (backup string, ok bool) {
+	if l, ok := parseLabel(comment); ok {
+		return l.Backup, l.State == stateStaging
+	}
+	return parseMark(comment)
+}
+
+// markOf is the comment of what a unit makes, until it is whole.
+func (r *run) markOf(u *unit) string {
+	if u.mask == nil {
+		return mark(r.Manifest.ID)
+	}
+	return label{State: stateStaging, Schema: u.target, Backup: r.Manifest.ID, At: r.Now()}.String()
+}
+
 // publicComment is what initdb gives schema public; pg_dump writes the comment
 // down only where it is another.
 const publicComment = "standard public schema"
@@ -57,7 +73,7 @@ type remainder struct {
 func listMarked(ctx context.Context, conn *pgx.Conn) ([]remainder, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT n.oid, n.nspname::text, pg_catalog.obj_description(n.oid, 'pg_namespace') FROM pg_catalog.pg_namespace n
-		WHERE pg_catalog.obj_description(n.oid, 'pg_namespace') LIKE 'tenantkeep: restore of %' ORDER BY n.nspname COLLATE "C"`)
+		WHERE pg_catalog.obj_description(n.oid, 'pg_namespace') LIKE 'tenantkeep: %' ORDER BY n.nspname COLLATE "C"`)
 	if err != nil {
 		return nil, fmt.Errorf("look for remains of restores: %w", err)
 	}
@@ -70,7 +86,7 @@ func listMarked(ctx context.Context, conn *pgx.Conn) ([]remainder, error) {
 	var marked []remainder
 	for _, m := range list {
 		var ok bool
-		if m.backup, ok = parseMark(m.backup); ok {
+		if m.backup, ok = unfinished(m.backup); ok {
 			marked = append(marked, m)
 		}
 	}
@@ -100,7 +116,18 @@ func (r *run) removeRemains(ctx context.Context) error {
 		names[i] = strconv.Quote(m.schema)
 	}
 	r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("removing the remains of a restore that died: %s", english.PluralWord(len(names), "schema", "")+" "+some(names)))
-	left, err := s.removeSchemas(ctx, r.remains)
+	own, rest := []remainder(nil), []remainder(nil)
+	for _, m := range r.remains {
+		if pg.IsOwn(m.schema) {
+			own = append(own, m)
+		} else {
+			rest = append(rest, m)
+		}
+	}
+	if err := r.removeStagings(ctx, s, own); err != nil {
+		return err
+	}
+	left, err := s.removeSchemas(ctx, rest)
 	if err != nil {
 		return fmt.Errorf("remove remains: %w", err)
 	}
@@ -109,6 +136,30 @@ func (r *run) removeRemains(ctx context.Context) error {
 	}
 	return nil
 }
+
+// removeStagings removes old stagings. They are in nobody's way: one that cannot
+// be removed now, since its foreign keys need locks on tables of core, or since
+// something was made to depend on it, waits for the next restore.
+func (r *run) removeStagings(ctx context.Context, s *session, list []remainder) error {
+	s.tries = removeTries
+	defer func() { s.tries = 0 }()
+	// All together: they may refer to one another.
+	left, err := s.removeSchemas(ctx, list)
+	if err != nil && !inTheWay(err) {
+		return fmt.Errorf("remove remains: %w", err)
+	}
+	if err != nil {
+		r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("not all of it could be removed, and stays for now: %v", err))
+	}
+	for _, k := range left {
+		r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("schema %q stays for now, because %s depends on it", k.schema, some(k.dependents)))
+	}
+	return nil
+}
+
+// removeTries is how often a lock is tried for where what it is needed for can
+// wait.
+const removeTries = 6
 
 // DependedError says that the remains of a restore cannot be removed.
 type DependedError struct {
@@ -207,7 +258,8 @@ func (s *session) removeSchema(ctx context.Context, m remainder) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := parseMark(comment); !ok {
+	_, own := parseLabel(comment)
+	if _, ok := parseMark(comment); !ok && (!own || !pg.IsOwn(m.schema)) {
 		return errors.New("its mark is gone: somebody else took it over")
 	}
 	core := m.schema == manifest.CoreSchema
@@ -383,7 +435,7 @@ func (r *run) undo(ctx context.Context, err error) error {
 	}
 	for _, u := range failed {
 		for _, k := range left {
-			if slices.Contains(u.schemas, k.schema) || u.core && k.schema == manifest.CoreSchema {
+			if slices.Contains(u.madeSchemas(), k.schema) || u.core && k.schema == manifest.CoreSchema {
 				u.left = true
 				u.note(fmt.Sprintf("schema %q was not removed, because %s depends on it; its comment says that it is not whole", k.schema, some(k.dependents)))
 			}
@@ -421,7 +473,7 @@ func (r *run) removeUnits(ctx context.Context, failed []*unit) ([]kept, error) {
 			return nil, err
 		}
 	}
-	s := &session{run: r, conn: r.main}
+	s := &session{run: r, conn: r.main, tries: removeTries}
 	if err := s.set(ctx); err != nil {
 		return nil, err
 	}
@@ -432,7 +484,7 @@ func (r *run) removeUnits(ctx context.Context, failed []*unit) ([]kept, error) {
 	var mine []remainder
 	for _, m := range marked {
 		for _, u := range failed {
-			if slices.Contains(u.schemas, m.schema) && !u.present[m.schema] || u.core && m.schema == manifest.CoreSchema {
+			if slices.Contains(u.madeSchemas(), m.schema) && !u.present[m.schema] || u.core && m.schema == manifest.CoreSchema {
 				mine = append(mine, m)
 			}
 		}

@@ -3,9 +3,15 @@
 // tenants into one that lacks them.
 //
 // Everything that can be known beforehand is checked before anything is
-// touched, and nothing that exists is ever replaced. A schema carries a mark in
-// its comment until it is whole and compared with its backup: what a dead
-// restore left is known by it, and removed by the next one.
+// touched. A schema carries a mark in its comment until it is whole and compared
+// with its backup: what a dead restore left is known by it, and removed by the
+// next one.
+//
+// A schema that is in use is replaced live: a staging schema is made beside it,
+// see mask, and takes its place in one short transaction, see swap. The replaced
+// schema stays under another name, so that Rollback can swap it back. Schema
+// public cannot be renamed: what is in it is exchanged, see coreInUse for its
+// rows and coreObjects for all of its objects.
 //
 // Terms: a unit is one data file being restored; a step is one statement of it.
 package restore
@@ -52,9 +58,31 @@ type Options struct {
 	NoOwner      bool // objects belong to the role that restores
 	NoPrivileges bool // grants are left out
 	DryRun       bool // check, and change nothing
-	Progress     Progress
-	Log          *slog.Logger     // nil: none
-	Now          func() time.Time // nil: time.Now
+
+	// Replace lets schemas take the place of those of the same name that are in
+	// use. Without it they are refused.
+	Replace bool
+	// As is the name under which the only schema that is restored appears.
+	As string
+	// Tables are the only ones of the only schema whose rows are restored, for
+	// somebody to look at; As is needed then.
+	Tables []string
+	// Resume swaps in what an earlier restore has staged and compared.
+	Resume bool
+	// Incomplete lets a schema take the place of a live one although objects of
+	// it could not be made.
+	Incomplete bool
+	// SwapTimeout is how long to try to get the locks for a swap; 0: a minute.
+	SwapTimeout time.Duration
+	// Point saves live schemas before they are replaced and returns the id of
+	// that backup. Nil: only the replaced schemas themselves are kept.
+	Point func(ctx context.Context, schemas []string) (id string, err error)
+	// Confirm is asked once everything is checked and nothing is touched. An
+	// error ends the restore.
+	Confirm  func(*Plan) error
+	Progress Progress
+	Log      *slog.Logger     // nil: none
+	Now      func() time.Time // nil: time.Now
 }
 
 // Result is what a restore did, or would do.
@@ -65,6 +93,9 @@ type Result struct {
 	Rows    int64
 	Bytes   int64 // of COPY text
 	Seconds float64
+	// Compare are statements that compare restored tables with the live ones,
+	// and copy rows back; for a restore of single tables.
+	Compare []string
 }
 
 // TenantResult is what became of one schema.
@@ -74,6 +105,17 @@ type TenantResult struct {
 	Bytes          int64   // of COPY text
 	Seconds        float64 // from its first step to its last
 	Notes          []string
+	As             string // the name that the schema has now
+	// Replaced is what the schema is called now whose place was taken. Empty:
+	// there was none.
+	Replaced string
+	// Point is the id of the backup of the replaced schema.
+	Point string
+	// Blocked is for how long, in seconds, others could not use the tables
+	// while the schemas were swapped.
+	Blocked float64
+	// Staged is the schema that waits for its swap, which could not be done.
+	Staged string
 	// Problems are objects that could not be made. Everything else of the
 	// tenant is there, its rows among it.
 	Problems []Problem
@@ -90,6 +132,8 @@ type Problem struct {
 	Err    error
 	Remedy string // what to do, if that is known
 	SQL    string // the statement that failed
+
+	statement int // its place in the list of the file
 }
 
 // undoTimeout bounds the removal of what a failed restore made. What is left
@@ -118,10 +162,8 @@ type run struct {
 	partitioned map[tableKey]bool // tables of the target
 }
 
-// Run restores. The error is a *PreflightError when nothing was touched
-// because something is missing, and a *PartialError when some tenants were
-// restored and others not, or not wholly. The result is never nil.
-func Run(ctx context.Context, o Options) (*Result, error) {
+// newRun fills in what options leave to it.
+func newRun(o Options) *run {
 	if o.Jobs <= 0 {
 		o.Jobs = runtime.NumCPU()
 	}
@@ -131,29 +173,55 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = silent{}
 	}
+	if o.SwapTimeout == 0 {
+		o.SwapTimeout = time.Minute
+	}
 	r := &run{Options: o, log: o.Log}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
+	return r
+}
+
+func (r *run) close() {
+	pg.Close(r.main)
+	for _, s := range r.sessions {
+		pg.Close(s.conn)
+	}
+}
+
+// Run restores. The error is a *PreflightError when nothing was touched
+// because something is missing, and a *PartialError when some tenants were
+// restored and others not, or not wholly. The result is never nil.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	r := newRun(o)
 	began := r.Now()
 	defer r.Progress.Finish()
-	defer func() {
-		pg.Close(r.main)
-		for _, s := range r.sessions {
-			pg.Close(s.conn)
-		}
-	}()
+	defer r.close()
 	result := &Result{}
 	err := r.prepare(ctx)
 	result.Plan = r.plan
 	if err != nil || r.DryRun {
 		return result, err
 	}
+	if r.Confirm != nil {
+		if err := r.Confirm(r.plan); err != nil {
+			return result, err
+		}
+		began = r.Now() // an answer may take its time
+	}
 	err = r.restore(ctx)
 	if err == nil {
 		err = r.finish(ctx)
 	}
+	if err == nil {
+		r.tellAllNames(ctx)
+		err = r.swapAll(ctx)
+	}
 	err = r.undo(ctx, err)
+	if err == nil && len(r.Tables) > 0 && len(r.alive()) > 0 {
+		result.Compare, err = r.compareSQL(ctx, r.units[0])
+	}
 	r.report(result, began)
 	if err != nil {
 		return result, err
@@ -175,6 +243,10 @@ func (r *run) prepare(ctx context.Context) error {
 		if err := pg.Lock(ctx, conn, "restore"); err != nil {
 			return err
 		}
+	}
+	// Definitions of views are read under locks on what they read.
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", lockTimeout.Milliseconds())); err != nil {
+		return fmt.Errorf("set lock_timeout: %w", err)
 	}
 	return r.preflight(ctx)
 }
@@ -199,6 +271,7 @@ func (r *run) restore(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"definitions", r.definitions},
+		{"tables", r.keepTables},
 		{"rows", r.load},
 		{"indexes", r.indexes},
 		{"keys", r.keys},
@@ -206,6 +279,9 @@ func (r *run) restore(ctx context.Context) error {
 		{"what follows the rows", r.afterRows},
 		{"statistics", r.analyze},
 	} {
+		if r.Resume && stage.name != "comparison" {
+			continue
+		}
 		began := r.Now()
 		if err := stage.run(ctx); err != nil {
 			return err
@@ -247,7 +323,10 @@ func (r *run) alive() []*unit {
 // report fills in the result.
 func (r *run) report(result *Result, began time.Time) {
 	for _, u := range r.units {
-		t := TenantResult{Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left}
+		t := TenantResult{
+			Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left,
+			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged,
+		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()
 			if !u.began.IsZero() {

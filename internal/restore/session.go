@@ -25,9 +25,10 @@ const (
 
 	// lockTimeout is how long a statement waits for a lock on what others use,
 	// and thereby lets others wait behind it. It is tried again after a pause.
-	lockTimeout = 2 * time.Second
-	lockTries   = 40
-	lockPause   = 250 * time.Millisecond
+	lockTimeout  = 200 * time.Millisecond
+	lockTries    = 45                     // a minute and a half in all
+	lockPause    = 250 * time.Millisecond // after the first try; longer after each
+	lockPauseMax = 2 * time.Second
 )
 
 // session is a connection at work. It belongs to one goroutine at a time.
@@ -36,6 +37,7 @@ type session struct {
 	conn   *pgx.Conn
 	header string // hash of the header frame whose settings it has
 	buffer []byte // a decompressed frame, kept for the next one
+	tries  int    // for a lock; 0: lockTries
 }
 
 // newSession connects. What it commits may be lost if the server stops within
@@ -108,13 +110,13 @@ func (s *session) revive(ctx context.Context) error {
 func (s *session) exec(ctx context.Context, sql string) error {
 	for try := 1; ; try++ {
 		_, err := s.conn.PgConn().Exec(ctx, sql).ReadAll()
-		if err == nil || !inTheWay(err) || try == lockTries {
+		if err == nil || !inTheWay(err) || try == cmp.Or(s.tries, lockTries) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(lockPause):
+		case <-time.After(min(time.Duration(try)*lockPause, lockPauseMax)):
 		}
 	}
 }
@@ -137,19 +139,15 @@ type failure struct {
 	err error
 }
 
-// execAll runs steps in their order, many in one message, and returns those
-// that failed. Its error says that the session cannot go on.
+// execAll runs steps of one unit in their order, many in one message, and
+// returns those that failed. Its error says that the session cannot go on.
 func (s *session) execAll(ctx context.Context, steps []step) (failed []failure, err error) {
 	for len(steps) > 0 {
 		n := messageLength(steps)
 		batch := steps[:n]
 		steps = steps[n:]
 		if n > 1 {
-			var sql strings.Builder
-			for _, st := range batch {
-				sql.WriteString(st.sql)
-			}
-			err := s.exec(ctx, sql.String())
+			err := s.execSteps(ctx, batch)
 			if err == nil {
 				continue
 			}
@@ -169,7 +167,7 @@ func (s *session) execAll(ctx context.Context, steps []step) (failed []failure, 
 // execEach is execAll with a message for each step.
 func (s *session) execEach(ctx context.Context, steps []step) (failed []failure, err error) {
 	for _, st := range steps {
-		err := s.exec(ctx, st.sql)
+		err := s.execSteps(ctx, []step{st})
 		if err == nil {
 			continue
 		}
@@ -330,7 +328,7 @@ func (r *run) again(ctx context.Context) error {
 			if err := s.use(ctx, f.unit); err != nil {
 				return err
 			}
-			err := s.exec(ctx, f.sql)
+			err := s.execSteps(ctx, []step{f.step})
 			switch {
 			case err == nil:
 				moved = true

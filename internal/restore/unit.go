@@ -25,6 +25,9 @@ const (
 	kindACL             = "ACL"
 	kindDefaultACL      = "DEFAULT ACL"
 	kindExtension       = "EXTENSION"
+	kindForeignKey      = "FK CONSTRAINT"
+	kindConstraint      = "CONSTRAINT"
+	kindIndex           = "INDEX"
 	kindEventTrigger    = "EVENT TRIGGER"
 	kindLargeObjectData = "LARGE OBJECT DATA"
 )
@@ -41,6 +44,15 @@ type unit struct {
 	schemas  []string
 	comments map[string]string
 	present  map[string]bool // schemas of the file that exist already, with nothing but extensions in them
+	mask     *mask           // nil: the schemas are made under their own names
+	target   string          // what the masked schema will be called
+	live     *live           // what it takes the place of; nil: nothing
+	inUse    *coreInUse      // of core, whose rows are exchanged; nil: it is made anew
+	objects  *coreObjects    // of core, whose objects are exchanged
+	resumed  bool            // the staging schema is complete already
+	comment  *string         // of the schema that a script made; nil: none
+	textual  map[string]bool // tables whose rows need the mask, see findTextual
+	kept     map[string]bool // the tables that are restored; nil: all
 
 	began, ended time.Time
 
@@ -48,8 +60,15 @@ type unit struct {
 	err      error
 	problems []Problem
 	notes    []string
-	left     bool // remains could not be removed
-	finished bool // its mark is taken off: it stays, whatever becomes of others
+	left     bool                // remains could not be removed
+	finished bool                // its mark is taken off: it stays, whatever becomes of others
+	prebuilt map[string]prebuilt // of the indexes of big tables, by name
+	replaced string              // name of the schema whose place was taken
+	point    string              // its backup
+	blocked  time.Duration
+	staged   string    // the schema that could not be swapped in
+	loaded   time.Time // when the rows were there, by the server's clock
+	lacks    []int     // of a resumed one, see label
 }
 
 // fail gives the unit up; the first reason is kept.
@@ -93,6 +112,14 @@ func (u *unit) bytes() (n int64) {
 	return n
 }
 
+// newName is the name that the schema of the unit gets.
+func (u *unit) newName(as string) string {
+	if as != "" {
+		return as
+	}
+	return u.entry.Schema
+}
+
 // schemaOf is the schema of a statement.
 func (u *unit) schemaOf(s datafile.Statement) string {
 	if s.Schema != "" {
@@ -113,7 +140,10 @@ func (u *unit) tableSchema(t *manifest.Table) string {
 type step struct {
 	unit *unit
 	datafile.Statement
-	sql string
+	sql   string
+	index int // in the list of the file
+	// inPlace says that the text names the staging schema by its own name.
+	inPlace bool
 }
 
 // object names what a step is about.
@@ -143,21 +173,31 @@ func (u *unit) steps(ctx context.Context, want func(i int, s datafile.Statement)
 			}
 			frame = s.Frame
 		}
-		steps = append(steps, step{unit: u, Statement: s, sql: string(text[s.Offset : s.Offset+s.Length])})
+		steps = append(steps, step{unit: u, Statement: s, index: i, sql: string(text[s.Offset : s.Offset+s.Length])})
 	}
 	return steps, nil
 }
 
 // skipped reports whether an option leaves a statement out.
 func (r *run) skipped(u *unit, s datafile.Statement) bool {
+	if u.inUse != nil {
+		return true // all objects are there
+	}
 	switch s.Kind {
 	case kindOwner:
 		return r.NoOwner
 	case kindACL, kindDefaultACL:
 		return r.NoPrivileges
 	}
-	return false
+	if !r.wanted(u, s) && u.file.Index.Frames[s.Frame].Kind == datafile.PostDataFrame {
+		return true
+	}
+	// The publications of a live schema go over to the one that replaces it.
+	return u.swaps() && isMembership(s)
 }
+
+// isMembership reports whether a statement puts tables into a publication.
+func isMembership(s datafile.Statement) bool { return strings.HasPrefix(s.Kind, "PUBLICATION TABLE") }
 
 // phases of the statements after the rows, in the order of execution.
 type phase int
@@ -181,9 +221,9 @@ func phasesOf(x *datafile.Index) []phase {
 	last := phaseMain
 	for i, s := range x.Statements {
 		switch s.Kind {
-		case "INDEX", "CONSTRAINT":
+		case kindIndex, kindConstraint:
 			last = phaseIndexes
-		case "FK CONSTRAINT":
+		case kindForeignKey:
 			last = phaseForeignKeys
 		case "POLICY", "ROW SECURITY", "PUBLICATION", "PUBLICATION TABLE", "PUBLICATION TABLES IN SCHEMA":
 			last = phaseAfterKeys
@@ -217,7 +257,7 @@ func (r *run) choose() error {
 	if m.Format == 0 {
 		return &UnsupportedError{
 			Reason: "the backup was made by the original system: its files are plain scripts of pg_dump",
-			Remedy: "restore a file with: zcat FILE | psql",
+			Remedy: "restore a file of it: tenantkeep restore --backup-file FILE",
 		}
 	}
 	chosen := map[string]bool{} // names of schemas
@@ -350,7 +390,7 @@ func (d *data) ReadAt(p []byte, off int64) (int, error) {
 
 // qualified is the name of a table in SQL.
 func (u *unit) qualified(t *manifest.Table) string {
-	return pg.Identifier(u.tableSchema(t), t.Name)
+	return pg.Identifier(u.place(u.tableSchema(t)), t.Name)
 }
 
 // columns is a list of columns in SQL.

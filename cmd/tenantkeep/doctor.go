@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+func newDoctorCommand(a *app) *cobra.Command {
+	var form format
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Tell whether everything is in place",
+		Long: `Tell whether everything is in place for backups and restores: the connection, the
+rights of the role, pg_dump, the lock table, the repository, and schemas that
+restores left in the database. Each finding comes with its remedy. Nothing is
+changed.
+
+Exit codes: 0 all is well, 1 something is missing, 2 wrong usage.`,
+		Example: "  tenantkeep doctor",
+		GroupID: groupProtect,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			return runDoctor(cmd.Context(), a, cfg, form)
+		},
+	}
+	form.addFlag(cmd.Flags(), formatTable, formatJSON)
+	config.AddFlags(cmd.Flags(), "database-url", "pg-dump")
+	return cmd
+}
+
+// The states of a finding.
+const (
+	findingOK      = "ok"
+	findingNote    = "note"    // nothing is wrong, but somebody should know
+	findingProblem = "problem" // backups or restores fail because of it
+)
+
+// findingJSON is what doctor found in one place. Fields are only ever added.
+type findingJSON struct {
+	Check  string `json:"check"`
+	State  string `json:"state"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// doctor gathers findings.
+type doctor struct {
+	*app
+	cfg  *config.Config
+	list []findingJSON
+}
+
+func (d *doctor) find(check, state, text, remedy string) {
+	d.list = append(d.list, findingJSON{check, state, text, remedy})
+}
+
+// failed adds an error, with its hint as the remedy.
+func (d *doctor) failed(check string, err error) {
+	remedy := ""
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		remedy = hinted.Hint()
+	}
+	d.find(check, findingProblem, err.Error(), remedy)
+}
+
+func runDoctor(ctx context.Context, a *app, cfg *config.Config, form format) error {
+	d := &doctor{app: a, cfg: cfg}
+	if err := d.database(ctx); err != nil {
+		return err
+	}
+	if err := d.repository(ctx); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	problems := 0
+	for _, f := range d.list {
+		if f.State == findingProblem {
+			problems++
+		}
+	}
+	if form.is(formatJSON) {
+		if err := a.ui().JSONLine(d.list); err != nil {
+			return err
+		}
+	} else if err := d.show(); err != nil {
+		return err
+	}
+	if problems > 0 {
+		return fmt.Errorf("%s found", ui.Plural(int64(problems), "problem"))
+	}
+	a.ui().Printf("Everything is in place.")
+	return nil
+}
+
+// show writes a line for each finding, and the remedy below it.
+func (d *doctor) show() error {
+	var out strings.Builder
+	for _, f := range d.list {
+		fmt.Fprintf(&out, "%-7s  %-10s  %s\n", f.State, f.Check, f.Text)
+		if f.Remedy != "" {
+			fmt.Fprintf(&out, "%19s  %s\n", "", f.Remedy)
+		}
+	}
+	_, err := io.WriteString(d.stdout, out.String())
+	return err
+}
+
+// database checks what the connection, and the role, are good for.
+func (d *doctor) database(ctx context.Context) error {
+	target, err := server(d.cfg)
+	if err != nil {
+		return err
+	}
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		d.failed("connection", err)
+		return nil
+	}
+	defer pg.Close(conn)
+	info, err := pg.ReadInfo(ctx, conn)
+	if err != nil {
+		return err
+	}
+	d.find("connection", findingOK, fmt.Sprintf("%s, PostgreSQL %s", target, info.ServerVersion), "")
+	if info.ReadOnly {
+		d.find("server", findingNote, "a standby, which only reads: it can be backed up, not restored into", "")
+	}
+	d.program(ctx, info)
+	if err := d.rights(ctx, conn, info); err != nil {
+		return err
+	}
+	d.find("lock table", findingOK, fmt.Sprintf("room for %s locks", ui.Count(int64(info.LockSlots))), "")
+	return d.remains(ctx, target)
+}
+
+func (d *doctor) program(ctx context.Context, info *pg.Info) {
+	program, err := pgdump.Find(ctx, d.cfg.PgDump, info.ServerVersionNum)
+	switch {
+	case err != nil:
+		d.failed("pg_dump", err)
+	case program.Warning(info.ServerVersionNum) != "":
+		d.find("pg_dump", findingNote, program.Warning(info.ServerVersionNum), "")
+	default:
+		d.find("pg_dump", findingOK, fmt.Sprintf("%s, version %s", program.Path, program.Version), "")
+	}
+}
+
+// rights checks what the role may read, and whether it may do more than it
+// needs.
+func (d *doctor) rights(ctx context.Context, conn pg.Querier, info *pg.Info) error {
+	var superuser, create bool
+	var denied, filtered int64
+	err := conn.QueryRow(ctx, `
+		SELECT r.rolsuper, pg_catalog.has_database_privilege(current_database(), 'CREATE'),
+			(SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+				WHERE c.relkind IN ('r', 'p', 'S', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+				AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))),
+			(SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls
+				AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')))
+		FROM pg_catalog.pg_roles r WHERE r.rolname = current_user`).Scan(&superuser, &create, &denied, &filtered)
+	if err != nil {
+		return fmt.Errorf("read the rights of the role: %w", err)
+	}
+	role := pg.Identifier(info.User)
+	switch {
+	case denied > 0:
+		d.find("backup", findingProblem, fmt.Sprintf("role %s may not read %s", role, ui.Plural(denied, "table")), fmt.Sprintf("GRANT pg_read_all_data TO %s", role))
+	case filtered > 0:
+		d.find("backup", findingProblem, fmt.Sprintf("row-level security would hide rows of %s from role %s", ui.Plural(filtered, "table"), role),
+			fmt.Sprintf("ALTER ROLE %s BYPASSRLS", role))
+	default:
+		d.find("backup", findingOK, fmt.Sprintf("role %s may read all tables", role), "")
+	}
+	if superuser {
+		d.find("role", findingNote, fmt.Sprintf("role %s is a superuser, which a backup does not need", role),
+			"for backups: CREATE ROLE tenantkeep LOGIN BYPASSRLS IN ROLE pg_read_all_data")
+	}
+	if create {
+		d.find("restore", findingOK, fmt.Sprintf("role %s may create schemas", role), "")
+	} else {
+		d.find("restore", findingNote, fmt.Sprintf("role %s may not create schemas: it can back up, not restore", role),
+			fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s, or restore as another role", pg.Identifier(info.Name), role))
+	}
+	return nil
+}
+
+// remains names the schemas that restores left.
+func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
+	list, err := restore.DropOwn(ctx, restore.DropOptions{Server: target, Before: d.now(), DryRun: true})
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		remedy := ""
+		switch s.Kind {
+		case restore.KindStaged:
+			remedy = "tenantkeep restore --resume swaps it in; tenantkeep cleanup removes it once it is older than --keep-replaced"
+		case restore.KindRemains:
+			remedy = "the next restore or tenantkeep cleanup removes it, unless a restore is at work at this moment"
+		}
+		d.find("schemas", findingNote, fmt.Sprintf("%s: %s (%s)", ui.Safe(s.Name), reasonOf(s, d.now()), ui.Bytes(s.Bytes)), remedy)
+	}
+	if len(list) == 0 {
+		d.find("schemas", findingOK, "restores have left nothing", "")
+	}
+	return nil
+}
+
+// repository checks that it is there and can be written to.
+func (d *doctor) repository(ctx context.Context) error {
+	repository, store, err := d.openRepository(d.cfg)
+	if err != nil {
+		return err
+	}
+	if err := probe(ctx, store); err != nil {
+		d.failed("repository", err)
+		return nil
+	}
+	backups, err := repository.List(ctx)
+	if err != nil {
+		d.failed("repository", err)
+		return nil
+	}
+	if len(backups) == 0 {
+		d.find("repository", findingNote, fmt.Sprintf("%s has no backup yet", repository.Location()), "tenantkeep backup takes one")
+		return nil
+	}
+	d.find("repository", findingOK, fmt.Sprintf("%s: %s, the newest %s", repository.Location(), ui.Plural(int64(len(backups)), "backup"), ui.Age(backups[0].Time(), d.now())), "")
+	return nil
+}
+
+// probe begins to write an object and gives it up.
+func probe(ctx context.Context, store storage.Storage) error {
+	w, err := store.Create(ctx, "runs/doctor.json")
+	if err != nil {
+		return err
+	}
+	return w.Abort()
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/restore"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// planJSON is a dry run in JSON. Fields are only ever added.
+type planJSON struct {
+	Kind           string    `json:"kind"`
+	Backup         string    `json:"backup"`
+	Taken          time.Time `json:"taken"`
+	Source         string    `json:"source"` // the database that was saved
+	SourceVersion  string    `json:"source_version"`
+	SourceEncoding string    `json:"source_encoding"`
+	Target         string    `json:"target"`
+	TargetVersion  string    `json:"target_version"`
+	TargetEncoding string    `json:"target_encoding"`
+	Schemas        []planned `json:"schemas"`
+	Expected       float64   `json:"expected_seconds"` // about; 0: not known
+	Remains        []string  `json:"remains"`          // schemas that a dead restore left, to be removed first
+	Warnings       []string  `json:"warnings"`
+	// Script is what the script holds that is to be restored. Null: it is a
+	// backup.
+	Script *scriptJSON `json:"script,omitempty"`
+}
+
+type planned struct {
+	Schema string `json:"schema"`
+	Tenant string `json:"tenant"`
+	Tables int64  `json:"tables"`
+	Rows   int64  `json:"rows"`
+	Bytes  int64  `json:"bytes"`
+	Stored int64  `json:"stored"`
+	As     string `json:"as"`     // the name that it gets
+	Target string `json:"target"` // what is in its place
+	// Live is what is replaced. Null: nothing.
+	Live       *plannedLive       `json:"live"`
+	References []plannedReference `json:"references"` // what elsewhere will point at the restored schema
+}
+
+type plannedLive struct {
+	Tables int64 `json:"tables"`
+	Rows   int64 `json:"rows"` // about
+	Bytes  int64 `json:"bytes_on_disk"`
+	Locks  int   `json:"locks"` // that the swap takes
+}
+
+type plannedReference struct {
+	Kind   string   `json:"kind"`
+	Schema string   `json:"schema"`
+	Object string   `json:"object"`
+	Into   []string `json:"into"`
+	Remedy string   `json:"remedy,omitempty"` // it is in the way
+}
+
+// showPlan shows source and target side by side.
+func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
+	doc := planJSON{
+		Kind: "plan", Backup: p.Backup, Taken: p.Taken.UTC(),
+		Source: p.Source.Name, SourceVersion: p.Source.ServerVersion, SourceEncoding: p.Source.Encoding,
+		Target: p.Server, TargetVersion: p.Target.ServerVersion, TargetEncoding: p.Target.Encoding,
+		Expected: p.Expected.Seconds(), Schemas: []planned{}, Remains: append([]string{}, p.Remains...), Warnings: append([]string{}, p.Warnings...),
+	}
+	table := ui.NewTable(ui.Column{Title: "schema"}, ui.Column{Title: "tables", Right: true}, ui.Column{Title: "rows", Right: true},
+		ui.Column{Title: "text", Right: true}, ui.Column{Title: "stored", Right: true},
+		ui.Column{Title: "in its place now"}, ui.Column{Title: "rows now", Right: true})
+	for _, s := range p.Schemas {
+		one := planned{
+			Schema: s.Schema, Tenant: s.Tenant, Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Stored: s.Stored, As: s.As, Target: s.Target,
+			References: []plannedReference{},
+		}
+		name, now := s.Schema, ""
+		if s.As != s.Schema {
+			name += " as " + s.As
+		}
+		if s.Live != nil {
+			one.Live = &plannedLive{s.Live.Tables, s.Live.Rows, s.Live.Bytes, s.Live.Locks}
+			now = "about " + ui.Count(s.Live.Rows)
+		}
+		for _, r := range s.References {
+			one.References = append(one.References, plannedReference(r))
+		}
+		doc.Schemas = append(doc.Schemas, one)
+		table.Add(name, ui.Count(s.Tables), ui.Count(s.Rows), ui.Bytes(s.Bytes), ui.Bytes(s.Stored), s.Target, now)
+	}
+	doc.Script = newScriptJSON(p.Script)
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(doc)
+	}
+	if p.Script != nil {
+		a.tellScript(p)
+	} else {
+		a.ui().Printf("From: database %s, PostgreSQL %s, %s", ui.Safe(p.Source.Name), ui.Safe(p.Source.ServerVersion), p.Taken.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	a.ui().Printf("Into: %s, PostgreSQL %s", p.Server, ui.Safe(p.Target.ServerVersion))
+	if err := a.ui().Table(table); err != nil {
+		return err
+	}
+	for _, s := range doc.Schemas {
+		if s.Live != nil {
+			a.ui().Printf("Schema %s will be replaced: the swap locks %s for a moment, and the schema stays as %s__replaced_….",
+				ui.Safe(s.As), ui.Plural(int64(s.Live.Locks), "table"), ui.Safe(s.As))
+		}
+		for _, r := range s.References {
+			a.ui().Printf("  %s %s will point at the restored %s", r.Kind, ui.Safe(r.Object), ui.Safe(strings.Join(r.Into, ", ")))
+		}
+	}
+	if p.Expected > 0 {
+		a.ui().Printf("It takes about %s, as far as the backup's own time tells.", ui.Duration(max(p.Expected, time.Second)))
+	}
+	for _, name := range doc.Remains {
+		a.ui().Printf("Schema %s, left by an earlier restore, will be removed.", ui.Safe(name))
+	}
+	return nil
+}
+
+// restoreSummary is the last line of a restore in JSON. Fields are only ever
+// added.
+type restoreSummary struct {
+	Kind     string           `json:"kind"`
+	Backup   string           `json:"backup"`
+	Target   string           `json:"target"`
+	Restored int              `json:"restored"` // schemas, those that lack objects among them
+	Failed   int              `json:"failed"`
+	Tables   int64            `json:"tables"`
+	Rows     int64            `json:"rows"`
+	Bytes    int64            `json:"bytes"`
+	Seconds  float64          `json:"seconds"`
+	Schemas  []restoredSchema `json:"schemas"`
+	Compare  []string         `json:"compare,omitempty"` // SQL that compares single tables with the live ones
+}
+
+type restoredSchema struct {
+	Schema  string  `json:"schema"`
+	Tenant  string  `json:"tenant"`
+	As      string  `json:"as"` // the name that it has now
+	OK      bool    `json:"ok"`
+	Error   string  `json:"error,omitempty"`
+	Tables  int64   `json:"tables"`
+	Rows    int64   `json:"rows"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+	// Replaced is what the schema is called now whose place was taken.
+	Replaced string `json:"replaced,omitempty"`
+	// Rollback is the backup of it, as restore --manifest takes it.
+	Rollback string `json:"rollback,omitempty"`
+	// Blocked is for how many seconds others could not use its tables.
+	Blocked  float64           `json:"blocked_seconds"`
+	Staged   string            `json:"staged,omitempty"` // the schema that waits for its swap
+	Notes    []string          `json:"notes"`
+	Problems []restoredProblem `json:"problems"` // objects that could not be made
+}
+
+type restoredProblem struct {
+	Kind   string `json:"kind"`
+	Object string `json:"object"`
+	Error  string `json:"error"`
+	Remedy string `json:"remedy,omitempty"`
+	SQL    string `json:"sql"`
+}
+
+// showRestore says what was done.
+func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
+	s := restoreSummary{
+		Kind: "summary", Backup: r.Plan.Backup, Target: r.Plan.Server, Tables: r.Tables, Rows: r.Rows, Bytes: r.Bytes, Seconds: r.Seconds,
+		Schemas: []restoredSchema{}, Compare: r.Compare,
+	}
+	for _, t := range r.Tenants {
+		one := restoredSchema{
+			Schema: t.Schema, Tenant: t.Tenant, As: t.As, Replaced: t.Replaced, Blocked: t.Blocked, Staged: t.Staged, OK: t.Err == nil && len(t.Problems) == 0, Tables: t.Tables, Rows: t.Rows, Bytes: t.Bytes,
+			Seconds: t.Seconds, Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
+		}
+		if t.Point != "" {
+			one.Rollback = rollbackName + "/" + t.Point
+		}
+		if t.Err != nil {
+			one.Error = t.Err.Error()
+			s.Failed++
+		} else {
+			s.Restored++
+		}
+		for _, p := range t.Problems {
+			one.Problems = append(one.Problems, restoredProblem{p.Kind, p.Object, p.Err.Error(), p.Remedy, p.SQL})
+		}
+		s.Schemas = append(s.Schemas, one)
+	}
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(s)
+	}
+	a.tellProblems(s)
+	if s.Restored > 0 {
+		a.ui().Printf("Restored %s: %s, %s, %s of text in %s.", ui.Plural(int64(s.Restored), "schema"), ui.Plural(s.Tables, "table"),
+			ui.Plural(s.Rows, "row"), ui.Bytes(s.Bytes), ui.Duration(time.Duration(s.Seconds*float64(time.Second))))
+		if r.Plan.Script != nil {
+			a.tellCounted(r)
+		} else {
+			a.ui().Printf("Every table was read again and has the rows and the checksum of backup %s.", ui.Safe(s.Backup))
+		}
+	}
+	a.tellSwaps(s)
+	if len(r.Compare) > 0 {
+		_, err := fmt.Fprintln(a.stdout, strings.Join(r.Compare, "\n\n"))
+		return err
+	}
+	return nil
+}
+
+// tellSwaps says what became of the replaced schemas, and how to get them back.
+func (a *app) tellSwaps(s restoreSummary) {
+	for _, t := range s.Schemas {
+		switch {
+		case t.Staged != "":
+			a.ui().Warnf("tenant %s waits in schema %s for its swap: --resume swaps it in, tenantkeep cleanup removes it", ui.Safe(t.Tenant), ui.Safe(t.Staged))
+		case t.Replaced != "":
+			a.ui().Printf("Schema %s is live. The swap kept others waiting for %d ms at most; what it replaced is kept as %s.",
+				ui.Safe(t.As), max(int64(t.Blocked*1000), 1), ui.Safe(t.Replaced))
+			a.ui().Printf("Undo: tenantkeep rollback %s", shellWord(t.As))
+		}
+	}
+}
+
+// tellProblems names what is missing, with what to do about it.
+func (a *app) tellProblems(s restoreSummary) {
+	for _, t := range s.Schemas {
+		for _, n := range t.Notes {
+			a.ui().Warnf("tenant %s: %s", ui.Safe(t.Tenant), n)
+		}
+		for _, p := range t.Problems {
+			text := fmt.Sprintf("tenant %s: %s %s could not be made: %s", ui.Safe(t.Tenant), strings.ToLower(p.Kind), p.Object, p.Error)
+			if p.Remedy != "" {
+				text += "\n" + p.Remedy
+			}
+			a.ui().Warnf("%s\n%s", text, strings.TrimSpace(p.SQL))
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// RollbackOptions are the flags of the command rollback that are no settings.
+type RollbackOptions struct {
+	To          string // name of a replaced schema, or rollback/ID
+	List        bool
+	SwapTimeout time.Duration
+	Yes         bool
+	Format      format
+}
+
+// AddFlags adds the flags.
+func (o *RollbackOptions) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.To, "to", "", "not the last replaced schema but this `POINT`: a name or an id that --list shows")
+	flags.BoolVar(&o.List, "list", false, "list the points that a tenant can go back to, and do nothing")
+	flags.DurationVar(&o.SwapTimeout, "swap-timeout", time.Minute, "how long to try to get the locks for a swap")
+	flags.BoolVar(&o.Yes, "yes", false, "do not ask")
+	o.Format.addFlag(flags, formatTable, formatJSON)
+}
+
+func newRollbackCommand(a *app) *cobra.Command {
+	var opts RollbackOptions
+	cmd := &cobra.Command{
+		Use:   "rollback [TENANT]",
+		Short: "Undo the last restore of a tenant",
+		Long: `Undo the last restore of a tenant: the schema that it replaced is still in the
+database and takes its place back, in one short transaction. What is live until
+then is kept in its stead, so that another rollback undoes this one.
+
+A replaced schema stays until tenantkeep cleanup drops it. After that its backup
+in the repository's folder rollback is left, which this command restores like any
+other backup, live.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
+		Example: `  tenantkeep rollback customer_a
+  tenantkeep rollback --list
+  tenantkeep rollback customer_a --to rollback/20261123_101500`,
+		GroupID: groupProtect,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && !opts.List {
+				return &usageError{err: errors.New("which tenant is to go back?"), hint: "tenantkeep rollback TENANT; --list shows which can"}
+			}
+			if opts.SwapTimeout <= 0 {
+				return usagef("--swap-timeout must be more than nothing")
+			}
+			cfg, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			if opts.List {
+				return a.listPoints(cmd.Context(), cfg, args, opts)
+			}
+			return runRollback(cmd.Context(), a, cmd, cfg, args[0], opts)
+		},
+	}
+	opts.AddFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
+	return cmd
+}
+
+// rollbackSummary is what a rollback did, in JSON. Fields are only ever added.
+type rollbackSummary struct {
+	Kind     string    `json:"kind"`
+	Schema   string    `json:"schema"`
+	Back     string    `json:"back"` // what the schema was called that is live again
+	Since    time.Time `json:"replaced_at"`
+	Replaced string    `json:"replaced"` // what the schema is called now that was live until then; empty: there was none
+	Blocked  float64   `json:"blocked_seconds"`
+}
+
+func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, schema string, opts RollbackOptions) error {
+	target, err := server(cfg)
+	if err != nil {
+		return err
+	}
+	places, err := a.openPlaces(cfg)
+	if err != nil {
+		return err
+	}
+	o := restore.RollbackOptions{
+		Server: target, Schema: schema, Replaced: opts.To, SwapTimeout: opts.SwapTimeout, Progress: a.progress(opts.Format), Now: a.now,
+		Confirm: func(r restore.Replaced) error {
+			return a.ui().Confirm(ctx, fmt.Sprintf("Schema %s of %s goes back to %s, which was live until %s. Go on?", ui.Safe(schema), target,
+				ui.Safe(r.Name), r.At.UTC().Format("2006-01-02 15:04:05 UTC")), opts.Yes)
+		},
+	}
+	if _, isBackup := strings.CutPrefix(opts.To, rollbackName+"/"); isBackup {
+		return a.restorePoint(ctx, cmd, cfg, schema, opts.To, opts)
+	}
+	result, err := restore.Rollback(ctx, o)
+	if gone, ok := errors.AsType[*restore.NoReplacedError](err); ok {
+		if id := newestSaved(ctx, places[1], schema); opts.To == "" && id != "" {
+			a.ui().Printf("The replaced schema is gone; its backup %s%s is restored.", rollbackName+"/", ui.Safe(id))
+			return a.restorePoint(ctx, cmd, cfg, schema, rollbackName+"/"+id, opts)
+		}
+		return &hintedError{err: gone, hint: "tenantkeep rollback --list shows what there is to go back to"}
+	}
+	if err != nil {
+		return err
+	}
+	s := rollbackSummary{Kind: "summary", Schema: schema, Back: result.Back.Name, Since: result.Back.At.UTC(), Replaced: result.Replaced, Blocked: result.Blocked}
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(s)
+	}
+	a.ui().Printf("Schema %s is again what it was until %s.", ui.Safe(schema), s.Since.Format("2006-01-02 15:04:05 UTC"))
+	if s.Replaced != "" {
+		a.ui().Printf("What was live until now is kept as %s; tenantkeep rollback %s brings it back.", ui.Safe(s.Replaced), shellWord(schema))
+	}
+	return nil
+}
+
+// restorePoint restores the backup of a replaced schema.
+func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.Config, schema, named string, opts RollbackOptions) error {
+	return runRestore(ctx, a, cmd, cfg, RestoreOptions{
+		Manifest: named, Schemas: []string{schema}, CreateRollback: true, SwapTimeout: opts.SwapTimeout, Yes: opts.Yes, Format: opts.Format,
+	})
+}
+
+// newestSaved is the id of the newest backup of a replaced schema; empty: there
+// is none that can be read.
+func newestSaved(ctx context.Context, p place, schema string) string {
+	backups, err := p.Repo.List(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, b := range backups {
+		if b.Err == nil && slices.ContainsFunc(b.Manifest.Schemas, func(s manifest.Schema) bool { return s.Schema == schema }) {
+			return b.ID
+		}
+	}
+	return ""
+}
+
+// pointJSON is one thing that a tenant can go back to, in JSON. Fields are only
+// ever added.
+type pointJSON struct {
+	Schema string    `json:"schema"`
+	Point  string    `json:"point"` // what --to takes
+	Kind   string    `json:"kind"`  // "schema" in the database, or "backup" in the repository
+	Until  time.Time `json:"until"` // when it was replaced, or saved
+	Tables int64     `json:"tables"`
+	Bytes  int64     `json:"bytes"`            // on the server's disk, or stored
+	Backup string    `json:"backup,omitempty"` // that took its place
+}
+
+// listPoints lists replaced schemas and backups of such, the newest first.
+func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string, opts RollbackOptions) error {
+	target, err := server(cfg)
+	if err != nil {
+		return err
+	}
+	places, err := a.openPlaces(cfg)
+	if err != nil {
+		return err
+	}
+	points, err := replacedPoints(ctx, target)
+	if err != nil {
+		return err
+	}
+	backups, err := places[1].Repo.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range backups {
+		if b.Err != nil {
+			a.ui().Warnf("rollback point %s cannot be read: %v", ui.Safe(b.ID), b.Err)
+			continue
+		}
+		for _, s := range b.Manifest.Schemas {
+			points = append(points, pointJSON{
+				Schema: s.Schema, Point: rollbackName + "/" + b.ID, Kind: "backup", Until: takenAt(b.Manifest, s), Tables: s.Tables, Bytes: s.Size,
+			})
+		}
+	}
+	points = slices.DeleteFunc(points, func(p pointJSON) bool { return len(only) > 0 && p.Schema != only[0] })
+	slices.SortStableFunc(points, func(x, y pointJSON) int { return y.Until.Compare(x.Until) })
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(append([]pointJSON{}, points...))
+	}
+	if len(points) == 0 {
+		a.ui().Printf("There is nothing to go back to.")
+		return nil
+	}
+	table := ui.NewTable(ui.Column{Title: "schema"}, ui.Column{Title: "point"}, ui.Column{Title: "was live until (UTC)"}, ui.Column{Title: "age"},
+		ui.Column{Title: "tables", Right: true}, ui.Column{Title: "size", Right: true})
+	for _, p := range points {
+		table.Add(p.Schema, p.Point, p.Until.Format(stampLayout), ui.Age(p.Until, a.now()), ui.Count(p.Tables), ui.Bytes(p.Bytes))
+	}
+	return a.ui().Table(table)
+}
+
+func replacedPoints(ctx context.Context, target *pg.Server) ([]pointJSON, error) {
+	list, err := restore.ListReplaced(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var points []pointJSON
+	for _, r := range list {
+		points = append(points, pointJSON{Schema: r.Schema, Point: r.Name, Kind: "schema", Until: r.At.UTC(), Tables: r.Tables, Bytes: r.Bytes, Backup: r.Backup})
+	}
+	return points, nil
+}

@@ -1,0 +1,163 @@
+package restore_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
+)
+
+func replace(o *restore.Options) { o.Replace = true }
+
+// A tenant in use goes back to its backup, with all that points at it, and
+// nothing else changes.
+func TestLiveSwap(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a", "b")
+	db.Exec(t, `
+		CREATE VIEW b.of_a AS SELECT count(*) AS customers FROM a.customers;
+		CREATE TABLE b.visits (customer bigint REFERENCES a.customers (id));
+		INSERT INTO b.visits VALUES (1), (2);
+		ALTER PUBLICATION shop_publication ADD TABLE a.orders`)
+	b := save(t, db)
+	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	db.Exec(t, `
+		COMMENT ON SCHEMA a IS 'changed';
+		DELETE FROM a.orders; UPDATE a.customers SET name = 'overwritten';
+		ALTER TABLE a.customers ADD COLUMN extra int;
+		DROP INDEX a.by_name; CREATE TABLE a.later (id int)`)
+
+	result, _, err := b.into(t, t.Context(), db, only("a"), replace)
+	must(t, result, err)
+	got := result.Tenants[0]
+	if got.Replaced == "" || got.Blocked <= 0 {
+		t.Errorf("result: %+v", got)
+	}
+	if n := db.Query(t, "SELECT count(*) FROM "+got.Replaced+".customers WHERE name = 'overwritten'"); n[0] != "500" {
+		t.Errorf("the replaced schema has %s of its rows", n)
+	}
+	db.Exec(t, "DROP SCHEMA "+got.Replaced+" CASCADE")
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+	if list := schemas(t, db); strings.Contains(list, "staging") {
+		t.Errorf("schemas: %s", list)
+	}
+}
+
+// Every kind of object survives the way through a staging schema.
+func TestLiveSwapZoo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Zoo(t, db, pgtest.ZooOptions{})
+	b := save(t, db)
+	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	for _, name := range pgtest.ZooTenants(t, db) {
+		result, _, err := b.into(t, t.Context(), db, only(name), replace)
+		must(t, result, err)
+		if err != nil {
+			continue
+		}
+		db.Exec(t, "DROP SCHEMA "+ident(result.Tenants[0].Replaced)+" CASCADE")
+	}
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+}
+
+func TestRestoreUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a")
+	db.Exec(t, `
+		CREATE FUNCTION a.of_text() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM a.customers';
+		CREATE FUNCTION a.of_oid() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM a.customers; END;
+		CREATE FUNCTION a.with_path() RETURNS int LANGUAGE plpgsql SET search_path = a, public AS 'BEGIN RETURN 1; END';
+		CREATE VIEW a.strings AS SELECT 'a.customers'::text AS t, 'aa' AS other, 'of a' AS third`,
+		`CREATE TABLE a.a (a text DEFAULT 'a'); INSERT INTO a.a DEFAULT VALUES; CREATE TABLE a.a_log (id serial, a text)`)
+	b := save(t, db)
+	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	db.Exec(t, "INSERT INTO a.a VALUES ('later')")
+	as := func(name string) func(*restore.Options) { return func(o *restore.Options) { o.As = name } }
+	result, _, err := b.into(t, t.Context(), db, only("a"), as("Copy of a"))
+	must(t, result, err)
+	for query, want := range map[string]string{
+		`SELECT a FROM "Copy of a".a`:                              "a",
+		`SELECT count(*) FROM "Copy of a".names`:                   "500",
+		`SELECT count(*) FROM a.a`:                                 "2",
+		`SELECT pg_get_serial_sequence('"Copy of a".a_log', 'id')`: `"Copy of a".a_log_id_seq`,
+	} {
+		if got := db.Query(t, query); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	var told []string
+	for _, n := range result.Tenants[0].Notes {
+		told = append(told, strings.SplitN(n, " names schema", 2)[0])
+	}
+	want := []string{`function "Copy of a".of_text()`, `function "Copy of a".with_path()`, `view "Copy of a".strings`, `column "Copy of a".a.a`}
+	if !slices.Equal(told, want) {
+		t.Errorf("what names the old schema: %q, want %q", told, want)
+	}
+	_, _, err = b.into(t, t.Context(), db, only("a"), as("Copy of a"))
+	mustFind(t, err, `schema "Copy of a" exists already`, "--as")
+	db.Exec(t, `DELETE FROM a.a WHERE a = 'later'; DROP SCHEMA "Copy of a" CASCADE`)
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+}
+
+func TestSingleTables(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a")
+	b := save(t, db)
+	db.Exec(t, "DELETE FROM a.orders WHERE id <= 40")
+	result, _, err := b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.As, o.Tables = "look", []string{"orders"} })
+	must(t, result, err)
+	if got := db.Query(t, "SELECT count(*) FROM look.orders o WHERE NOT EXISTS (SELECT FROM a.orders l WHERE l.id = o.id)"); got[0] != "40" {
+		t.Errorf("%s rows come back", got)
+	}
+	if got := db.Query(t, "SELECT relname FROM pg_class WHERE relnamespace = 'look'::regnamespace AND relkind IN ('r', 'v') ORDER BY 1"); !slices.Equal(got, []string{"orders"}) {
+		t.Errorf("relations %s", got)
+	}
+	if result.Tables != 1 || result.Rows != 300 {
+		t.Errorf("%d tables, %d rows", result.Tables, result.Rows)
+	}
+}
+
+func ident(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a")
+	b := save(t, db)
+	saved := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	db.Exec(t, "DELETE FROM a.orders; COMMENT ON SCHEMA a IS 'as of today'")
+	result, _, err := b.into(t, t.Context(), db, only("a"), replace)
+	must(t, result, err)
+	list, err := restore.ListReplaced(t.Context(), server(t, db))
+	if err != nil || len(list) != 1 || list[0].Schema != "a" || list[0].Tables != 2 || list[0].Backup != b.manifest.ID || list[0].Name != result.Tenants[0].Replaced {
+		t.Fatalf("replaced: %+v, %v", list, err)
+	}
+	o := restore.RollbackOptions{Server: server(t, db), Schema: "a"}
+	back, err := restore.Rollback(t.Context(), o)
+	if err != nil || back.Replaced == "" {
+		t.Fatalf("rollback: %+v, %v", back, err)
+	}
+	hide := func(name string) { db.Exec(t, "DROP SCHEMA "+ident(name)+" CASCADE") }
+	again, err := restore.Rollback(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hide(again.Replaced) // that of today
+	pgtest.RequireState(t, saved, db, pgtest.Compare{})
+	if _, err := restore.Rollback(t.Context(), o); err == nil {
+		t.Error("there is nothing to go back to, and no error")
+	}
+	result, _, err = b.into(t, t.Context(), db, only("a"), replace)
+	must(t, result, err)
+	db.Exec(t, "DROP SCHEMA a CASCADE")
+	if back, err = restore.Rollback(t.Context(), o); err != nil || back.Replaced != "" {
+		t.Fatalf("rollback without a live schema: %+v, %v", back, err)
+	}
+	pgtest.RequireState(t, saved, db, pgtest.Compare{})
+}

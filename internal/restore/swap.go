@@ -1,0 +1,713 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+)
+
+// The server looks for deadlocks when a session has waited for its
+// deadlock_timeout, a second by default. A swap gives up after half of that at
+// most, all locks together, so that where it and another session wait for each
+// other it is always the swap that gives way. Usually its guard has seen it
+// long before.
+const (
+	swapLockWait = 500 * time.Millisecond
+	swapCrossed  = 20 * time.Millisecond // pause after giving way
+	swapPauseMin = 100 * time.Millisecond
+	swapPauseMax = 2 * time.Second
+)
+
+// exchange is one schema that takes the place of another.
+type exchange struct {
+	live     live
+	incoming string // takes the name of the live one
+	comment  string // the statement that gives it its own comment, by its new name
+	replaced string // what the live one is called then
+	label    label  // of the replaced one
+	// loaded is when, by the server's clock, the rows of the incoming one were
+	// there, for all transactions that began later. Zero: long ago.
+	loaded time.Time
+	// turned are statements that make what refers from the incoming schema to
+	// others that were replaced refer to the live ones.
+	turned []string
+	// rows is not nil for core, which stays and gets other rows.
+	rows *rowSwap
+	// objects says that it is core, whose objects are exchanged one by one.
+	objects bool
+}
+
+// SwapError says that the locks for a swap were not to be had. Nothing was
+// changed.
+type SwapError struct {
+	Schema  string
+	Waited  time.Duration
+	Holders []Holder
+	Err     error // of the last attempt
+}
+
+// Holder is a session that has a lock on a table of the live schema, or an old
+// snapshot.
+type Holder struct {
+	PID         int
+	Application string
+	User        string
+	State       string    // as pg_stat_activity has it
+	Table       string    // empty: it has no lock, but a snapshot from before the rows were restored
+	Transaction time.Time // when it began; zero: unknown
+	Query       time.Time // when its present or last statement began
+}
+
+// Error names the holders.
+func (e *SwapError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "schema %q could not be swapped: its tables were in use for %s", e.Schema, e.Waited.Round(time.Millisecond))
+	for _, h := range e.Holders {
+		holds := h.Table
+		if holds == "" {
+			holds = "a snapshot from before the restore, through which the restored tables would be empty"
+		}
+		fmt.Fprintf(&b, "\n  server process %d (%q, user %s, %s) holds %s", h.PID, h.Application, h.User, h.State, holds)
+		if !h.Transaction.IsZero() {
+			fmt.Fprintf(&b, "; its transaction began %s", h.Transaction.UTC().Format("2006-01-02 15:04:05 UTC"))
+		}
+		if !h.Query.IsZero() {
+			fmt.Fprintf(&b, ", its last statement %s", h.Query.UTC().Format("15:04:05"))
+		}
+	}
+	if len(e.Holders) == 0 {
+		fmt.Fprintf(&b, " (%v)", e.Err)
+	}
+	return b.String()
+}
+
+// Unwrap returns the server's error.
+func (e *SwapError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *SwapError) Hint() string {
+	if len(e.Holders) == 0 {
+		return "try again"
+	}
+	return fmt.Sprintf("wait until these sessions are done, or end one with: SELECT pg_terminate_backend(%d)", e.Holders[0].PID)
+}
+
+// swap exchanges schemas in one transaction, trying again until the locks are
+// to be had or the time is over. It returns for how long others were kept out.
+func swap(ctx context.Context, server *pg.Server, conn *pgx.Conn, list []*exchange, timeout time.Duration, note func(string)) (blocked time.Duration, err error) {
+	g, err := newGuard(ctx, server, conn)
+	if err != nil {
+		return 0, err
+	}
+	defer g.close()
+	for _, x := range list {
+		if x.rows != nil {
+			continue
+		}
+		if x.turned, err = repointed(ctx, conn, x.incoming, list); err != nil {
+			return 0, err
+		}
+	}
+	began := time.Now()
+	wait := swapPauseMin
+	for {
+		blocked, err = trySwap(ctx, conn, g, list)
+		if err == nil || ctx.Err() != nil || !inTheWay(err) && pg.Code(err) != pg.QueryCanceled && !errors.Is(err, errChanged) && !errors.Is(err, errSnapshot) {
+			return blocked, err
+		}
+		if !g.crossed {
+			if err := g.displaceVacuum(ctx, list); err != nil {
+				return 0, err
+			}
+		}
+		pause := wait
+		if g.crossed {
+			pause = swapCrossed
+		}
+		if time.Since(began)+pause > timeout {
+			break
+		}
+		if !g.crossed {
+			if wait == swapPauseMin {
+				note(fmt.Sprintf("tables of %q are in use: trying again for %s", list[0].live.name, timeout.Round(time.Second)))
+			}
+			wait = min(2*wait, swapPauseMax)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+	e := &SwapError{Schema: list[0].live.name, Waited: time.Since(began), Err: err}
+	for _, x := range list {
+		holders, err := lockHolders(ctx, conn, x.live.oid)
+		if err != nil {
+			return 0, errors.Join(e, err)
+		}
+		old, err := oldSnapshots(ctx, conn, x.loaded)
+		if err != nil {
+			return 0, errors.Join(e, err)
+		}
+		e.Holders = append(append(e.Holders, holders...), old...)
+	}
+	return 0, e
+}
+
+// errSnapshot says that a transaction has a snapshot that does not see the
+// restored rows.
+var errSnapshot = errors.New("a transaction has an older snapshot than the restored rows")
+
+// errChanged says that the live schema is not any more as it was a moment ago.
+var errChanged = errors.New("the live schema is being changed")
+
+func trySwap(ctx context.Context, conn *pgx.Conn, g *guard, list []*exchange) (blocked time.Duration, err error) {
+	g.crossed = false
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return 0, fmt.Errorf("begin the swap: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			_ = tx.Rollback(ctx) // err says more
+		}
+	}()
+	exec := func(sql string) error {
+		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+		return err
+	}
+	for _, x := range list {
+		old, err := oldSnapshots(ctx, tx, x.loaded)
+		if err != nil {
+			return 0, err
+		}
+		if len(old) > 0 {
+			return 0, errSnapshot
+		}
+	}
+	var wanted []lock
+	references := make([][]pg.Reference, len(list))
+	for i, x := range list {
+		if x.rows != nil {
+			if x.live.tables, err = x.rows.locks(ctx, tx); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		var denied []string
+		if x.live.tables, denied, err = x.lockable(ctx, tx); err != nil {
+			return 0, err
+		}
+		if len(denied) > 0 {
+			return 0, fmt.Errorf("this role may not lock %s, which it does not own", some(denied))
+		}
+		if references[i], err = foreignReferences(ctx, tx, x.live.oid, list); err != nil {
+			return 0, err
+		}
+		for _, sql := range pg.LocksOf(references[i]) {
+			if !slices.ContainsFunc(wanted, func(l lock) bool { return l.sql == sql }) {
+				wanted = append(wanted, lock{sql: sql})
+			}
+		}
+	}
+	for _, x := range list {
+		wanted = append(wanted, x.live.tables...)
+	}
+	began := time.Now()
+	if err := g.lock(ctx, wanted); err != nil {
+		return 0, fmt.Errorf("lock the tables: %w", err)
+	}
+	var sql, after strings.Builder
+	for i, x := range list {
+		if x.rows != nil {
+			present, err := x.rows.locks(ctx, tx)
+			if err != nil {
+				return 0, err
+			}
+			if !slices.Equal(present, x.live.tables) {
+				return 0, errChanged
+			}
+			if err := x.rows.exchange(ctx, tx); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		for _, statement := range x.turned {
+			sql.WriteString(statement + ";\n")
+		}
+		// What came meanwhile is not locked.
+		present, _, err := x.lockable(ctx, tx)
+		if err != nil {
+			return 0, err
+		}
+		again, err := foreignReferences(ctx, tx, x.live.oid, list)
+		if err != nil {
+			return 0, err
+		}
+		if !slices.Equal(present, x.live.tables) || !reflect.DeepEqual(again, references[i]) {
+			return 0, errChanged
+		}
+		var name string
+		err = tx.QueryRow(ctx, `SELECT nspname, pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE oid = $1`, x.live.oid).
+			Scan(&name, &x.label.Comment)
+		if err != nil || name != x.live.name {
+			return 0, fmt.Errorf("schema %q was dropped or renamed meanwhile: %w", x.live.name, errors.Join(err, errGone))
+		}
+		for _, ref := range again {
+			for _, statement := range ref.TakeOff {
+				sql.WriteString(statement + ";\n")
+			}
+			for _, statement := range ref.PutBack {
+				after.WriteString(statement + ";\n")
+			}
+		}
+	}
+	schemas := slices.DeleteFunc(slices.Clone(list), func(x *exchange) bool { return x.rows != nil })
+	for _, x := range schemas {
+		if x.objects {
+			exchange, err := x.exchangeSQL(ctx, tx)
+			if err != nil {
+				return 0, err
+			}
+			sql.WriteString(exchange)
+			continue
+		}
+		sql.WriteString(rename(x.live.name, x.replaced))
+		sql.WriteString(commentSQL(x.replaced, x.label.String()))
+	}
+	for _, x := range schemas {
+		if x.objects {
+			continue
+		}
+		sql.WriteString(rename(x.incoming, x.live.name))
+		sql.WriteString(x.comment)
+	}
+	sql.WriteString(after.String())
+	if err := exec(sql.String()); err != nil {
+		return 0, fmt.Errorf("swap the schemas: %w", err)
+	}
+	if err := tx.Commit(context.WithoutCancel(ctx)); err != nil {
+		if pg.Lost(err) {
+			return 0, fmt.Errorf("commit the swap, which may have been done (the replaced schema would be %q): %w", list[0].replaced, err)
+		}
+		return 0, fmt.Errorf("commit the swap: %w", err)
+	}
+	return time.Since(began), nil
+}
+
+// errGone is not tried again: another schema may have the name by now.
+var errGone = errors.New("it is not the schema any more that was looked at")
+
+// foreignReferences are those into a schema that a swap has to take care of. One
+// that cannot be taken care of is an error.
+func foreignReferences(ctx context.Context, q pg.Querier, schema uint32, list []*exchange) ([]pg.Reference, error) {
+	all, err := pg.ListReferences(ctx, q, schema)
+	if err != nil {
+		return nil, err
+	}
+	var kept []pg.Reference
+	for _, ref := range all {
+		switch {
+		case pg.IsOwn(ref.Schema), isOfCore(ref) && slices.ContainsFunc(list, func(x *exchange) bool { return x.objects }), slices.ContainsFunc(list, func(x *exchange) bool { return x.rows == nil && x.live.name == ref.Schema }):
+		case ref.Remedy != "":
+			return nil, fmt.Errorf("%s %s points into the live schema and cannot be made to point at another: %s", ref.Kind, ref.Object, ref.Remedy)
+		default:
+			kept = append(kept, ref)
+		}
+	}
+	return kept, nil
+}
+
+// maxHolders is how many sessions are worth naming.
+const maxHolders = 5
+
+// lockHolders are the sessions that use tables of a schema, the oldest
+// transaction first.
+func lockHolders(ctx context.Context, q pg.Querier, schema uint32) ([]Holder, error) {
+	rows, err := q.Query(ctx, `
+		SELECT DISTINCT ON (coalesce(a.xact_start, 'infinity'), l.pid) l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''),
+			coalesce(a.state, ''), l.relation::regclass::text, a.xact_start, a.query_start
+		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+		LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND c.relnamespace = $1 AND l.pid <> pg_catalog.pg_backend_pid()
+		ORDER BY coalesce(a.xact_start, 'infinity'), l.pid, c.relkind <> 'r', l.relation LIMIT $2`, schema, maxHolders)
+	if err != nil {
+		return nil, fmt.Errorf("find who uses the tables: %w", err)
+	}
+	return collectHolders(rows)
+}
+
+func collectHolders(rows pgx.Rows) ([]Holder, error) {
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h Holder, err error) {
+		var transaction, query *time.Time
+		err = row.Scan(&h.PID, &h.Application, &h.User, &h.State, &h.Table, &transaction, &query)
+		if transaction != nil {
+			h.Transaction = *transaction
+		}
+		if query != nil {
+			h.Query = *query
+		}
+		return h, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find who uses the tables: %w", err)
+	}
+	return list, nil
+}
+
+// oldSnapshots are the sessions whose transaction began before the restored rows
+// were there and goes on reading as of then: REPEATABLE READ and SERIALIZABLE.
+// They would find the restored tables, by their name, and see them empty. A
+// statement that is a transaction of its own has its tables already. A role that
+// is no member of pg_read_all_stats sees sessions of its own only.
+func oldSnapshots(ctx context.Context, q pg.Querier, loaded time.Time) ([]Holder, error) {
+	if loaded.IsZero() {
+		return nil, nil
+	}
+	rows, err := q.Query(ctx, `
+		SELECT pid, coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
+		FROM pg_catalog.pg_stat_activity
+		WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
+		AND backend_xmin IS NOT NULL AND xact_start < $1 AND (state = 'idle in transaction' OR xact_start < query_start)
+		ORDER BY xact_start, pid LIMIT $2`, loaded, maxHolders)
+	if err != nil {
+		return nil, fmt.Errorf("look for old snapshots: %w", err)
+	}
+	return collectHolders(rows)
+}
+
+// repointed finds what refers from an incoming schema to replaced ones, and the
+// statements that make it refer to the live ones. That is so where a schema is
+// swapped back that refers to another, and the other was replaced since then.
+func repointed(ctx context.Context, conn *pgx.Conn, incoming string, list []*exchange) (statements []string, err error) {
+	all, err := listLabelled(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range all {
+		if slices.ContainsFunc(list, func(x *exchange) bool { return x.incoming == l.name }) {
+			continue
+		}
+		found, err := repointedFrom(ctx, conn, l, incoming)
+		if err != nil {
+			return nil, err
+		}
+		statements = append(statements, found...)
+	}
+	return statements, nil
+}
+
+// repointedFrom is repointed for one replaced schema. It lets PostgreSQL write the
+// statements while that has the name of the live one, and takes it back.
+func repointedFrom(ctx context.Context, conn *pgx.Conn, replaced labelled, incoming string) (statements []string, err error) {
+	list, err := pg.ListReferences(ctx, conn, replaced.oid)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(list, func(ref pg.Reference) bool { return ref.Schema == incoming }) {
+		return nil, nil
+	}
+	there, err := schemaExists(ctx, conn, replaced.Schema)
+	if err != nil {
+		return nil, err
+	}
+	sql := "BEGIN;\n"
+	if there {
+		sql += rename(replaced.Schema, ownName(replaced.Schema, "hidden", replaced.At, 1))
+	}
+	if _, err := conn.PgConn().Exec(ctx, sql+rename(replaced.name, replaced.Schema)).ReadAll(); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at references to %q: %w", replaced.name, err), back(ctx, conn))
+	}
+	list, err = pg.ListReferences(ctx, conn, replaced.oid)
+	if err := errors.Join(err, back(ctx, conn)); err != nil {
+		return nil, err
+	}
+	for _, ref := range list {
+		if ref.Schema != incoming {
+			continue
+		}
+		if ref.Remedy != "" {
+			return nil, fmt.Errorf("%s %s refers to schema %q, which was replaced, and cannot be made to refer to the live one: %s",
+				ref.Kind, ref.Object, replaced.Schema, ref.Remedy)
+		}
+		statements = append(append(statements, ref.TakeOff...), ref.PutBack...)
+	}
+	return statements, nil
+}
+
+func back(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll()
+	return err
+}
+
+// swapAll swaps the staged schemas in, those that refer to one another together.
+// With core they were swapped before.
+func (r *run) swapAll(ctx context.Context) error {
+	if r.coreIsInUse() {
+		return nil
+	}
+	return r.swapTenants(ctx)
+}
+
+func (r *run) swapTenants(ctx context.Context) error {
+	done := map[*peers]bool{}
+	for _, u := range r.alive() {
+		if !u.swaps() || done[u.mask.peers] {
+			continue
+		}
+		done[u.mask.peers] = true
+		units := slices.DeleteFunc(r.alive(), func(o *unit) bool { return !o.swaps() || o.mask.peers != u.mask.peers })
+		if err := r.swapUnits(ctx, units); err != nil {
+			if ctx.Err() != nil || pg.Lost(err) {
+				return err
+			}
+			for _, u := range units {
+				u.fail(err)
+			}
+		}
+	}
+	return nil
+}
+
+// IncompleteError says that a restored schema lacks objects and therefore did
+// not take the place of the live one.
+type IncompleteError struct {
+	Schema, Staged string
+	Problems       []Problem
+}
+
+// Error names the first object.
+func (e *IncompleteError) Error() string {
+	p := e.Problems[0]
+	more := ""
+	if n := len(e.Problems) - 1; n > 0 {
+		more = fmt.Sprintf(" and %d more objects", n)
+	}
+	return fmt.Sprintf("schema %q was not replaced, because the restored one lacks %s %s%s: %v", e.Schema, strings.ToLower(p.Kind), p.Object, more, p.Err)
+}
+
+// Hint says what to do.
+func (e *IncompleteError) Hint() string {
+	if e.Staged == "" {
+		return "mend the cause and restore again; or let it lack them, with --allow-incomplete"
+	}
+	return fmt.Sprintf("mend it in schema %s, where the restored tenant waits, and swap it in with --resume; or swap it in as it is with --resume --allow-incomplete", pg.Identifier(e.Staged))
+}
+
+func (r *run) swapUnits(ctx context.Context, units []*unit) error {
+	s := &session{run: r, conn: r.main}
+	if err := s.set(ctx); err != nil {
+		return err
+	}
+	// From here on the staging survives whatever happens: it is whole.
+	var now time.Time
+	if err := r.main.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&now); err != nil {
+		return fmt.Errorf("read the server's clock: %w", err)
+	}
+	var staged strings.Builder
+	var names []string
+	for _, u := range units {
+		if u.resumed {
+			if err := r.lacking(ctx, u); err != nil {
+				return err
+			}
+		} else {
+			u.loaded = now
+		}
+		l := label{State: stateStaged, Schema: u.target, Backup: r.Manifest.ID, At: r.Now(), Loaded: &u.loaded, Comment: u.comment}
+		for _, p := range u.problems {
+			l.Lacks = append(l.Lacks, p.statement)
+		}
+		if u.objects == nil { // core is not resumed
+			staged.WriteString(commentSQL(u.mask.staging, l.String()))
+		}
+		names = append(names, u.target)
+	}
+	if err := s.exec(ctx, "SET synchronous_commit = on;"+staged.String()); err != nil {
+		return fmt.Errorf("mark as staged: %w", err)
+	}
+	for _, u := range units {
+		if u.objects == nil {
+			u.staged = u.mask.staging
+		}
+	}
+	for _, u := range units {
+		if len(u.problems) > 0 && !r.Incomplete {
+			return &IncompleteError{Schema: u.target, Staged: u.staged, Problems: u.problems}
+		}
+		if err := r.orphans(ctx, u); err != nil {
+			return err
+		}
+	}
+	point := ""
+	if r.Point != nil {
+		r.Progress.Note(slog.LevelInfo, "", fmt.Sprintf("Saving %s as a rollback point", some(names)))
+		var err error
+		if point, err = r.Point(ctx, names); err != nil {
+			return fmt.Errorf("save the rollback point: %w", err)
+		}
+	}
+	var list []*exchange
+	for _, u := range units {
+		at := r.Now()
+		replaced, err := freeName(ctx, r.main, u.target, "replaced", at)
+		if err != nil {
+			return err
+		}
+		list = append(list, &exchange{
+			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
+			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
+		})
+	}
+	blocked, err := swap(ctx, r.Server, r.main, list, r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
+	if err != nil {
+		return err
+	}
+	for i, u := range units {
+		u.staged, u.replaced, u.point, u.blocked, u.finished = "", list[i].replaced, point, blocked, true
+		for i := range u.problems { // statements that name the staging by its own name
+			p := &u.problems[i]
+			p.SQL = strings.ReplaceAll(p.SQL, "ALTER TABLE "+pg.Identifier(u.mask.staging)+".", "ALTER TABLE "+pg.Identifier(u.target)+".")
+		}
+	}
+	for _, u := range units {
+		if u.objects != nil {
+			if err := r.createMissing(ctx, u, u.objects.missing); err != nil {
+				u.note(err.Error())
+			}
+		}
+		if err := r.memberships(ctx, u); err != nil {
+			u.note(err.Error())
+		}
+	}
+	return nil
+}
+
+// lacking tries again what could not be made of a staging when it was restored.
+// What exists by now was mended by hand.
+func (r *run) lacking(ctx context.Context, u *unit) error {
+	if len(u.lacks) == 0 {
+		return nil
+	}
+	steps, err := u.steps(ctx, func(i int, _ datafile.Statement) bool { return slices.Contains(u.lacks, i) })
+	if err != nil {
+		return err
+	}
+	s := r.sessions[0]
+	if err := s.revive(ctx); err != nil {
+		return err
+	}
+	if err := s.use(ctx, u); err != nil {
+		return err
+	}
+	for _, st := range steps {
+		failed, err := s.execAll(ctx, []step{st})
+		if err != nil {
+			return err
+		}
+		if len(failed) > 0 && isDuplicate(failed[0].err) && st.Kind == kindForeignKey && !strings.HasSuffix(strings.TrimRight(st.sql, "; \n"), " NOT VALID") {
+			st = u.validation(st)
+			if failed, err = s.execAll(ctx, []step{st}); err != nil {
+				return err
+			}
+		}
+		for _, f := range failed {
+			if !isDuplicate(f.err) {
+				u.problem(Problem{Kind: f.Kind, Object: f.object(), Err: f.err, Remedy: remedy(f.Kind, f.err), SQL: f.sql, statement: f.index})
+			}
+		}
+	}
+	return nil
+}
+
+// isDuplicate reports whether a statement failed because what it makes exists.
+func isDuplicate(err error) bool {
+	switch pg.Code(err) {
+	case "42710", "42P07", "42723", "42701", "42P16": // the last: a second primary key
+		return true
+	}
+	return false
+}
+
+// OrphansError says that rows of another schema would lose their parents.
+type OrphansError struct {
+	Schema string
+	Rows   map[string]int64 // by the foreign key
+}
+
+// Error lists them.
+func (e *OrphansError) Error() string {
+	return fmt.Sprintf("schema %q was not replaced: rows of other schemas refer to rows that are not in the backup", e.Schema) + listCounts(e.Rows)
+}
+
+// Hint says what to do.
+func (e *OrphansError) Hint() string {
+	return "restore those schemas from the same backup together, or delete these rows first"
+}
+
+// orphans looks for rows elsewhere that would be left without a parent.
+func (r *run) orphans(ctx context.Context, u *unit) error {
+	list, err := pg.ListReferences(ctx, r.main, u.live.oid)
+	if err != nil {
+		return err
+	}
+	found := map[string]int64{}
+	for _, ref := range list {
+		sql := ref.Orphans(u.mask.staging)
+		if sql == "" || pg.IsOwn(ref.Schema) || r.together(u, ref.Schema) || r.coreIsInUse() && ref.Schema == manifest.CoreSchema {
+			continue // rows of core that come are checked when they are there
+		}
+		var n int64
+		if err := r.main.QueryRow(ctx, sql).Scan(&n); err != nil {
+			return fmt.Errorf("count rows of %s without a parent: %w", ref.Object, err)
+		}
+		if n > 0 {
+			found[ref.Object] = n
+		}
+	}
+	if len(found) > 0 {
+		return &OrphansError{Schema: u.target, Rows: found}
+	}
+	return nil
+}
+
+// memberships names the publications that had tables of the schema when it was
+// backed up and have not now. Those of the live schema went over in the swap:
+// which these are is a matter of the database, not of the tenant.
+func (r *run) memberships(ctx context.Context, u *unit) error {
+	if u.file == nil { // a script, which sees to it itself
+		return nil
+	}
+	steps, err := u.steps(ctx, func(_ int, st datafile.Statement) bool { return isMembership(st) })
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	var oid uint32
+	if err := r.main.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.target).Scan(&oid); err != nil {
+		return fmt.Errorf("look for schema %q: %w", u.target, err)
+	}
+	now, err := pg.ReadMembership(ctx, r.main, []uint32{oid}, r.info.ServerVersionNum)
+	if err != nil {
+		return err
+	}
+	for _, st := range steps {
+		if !slices.Contains(now[oid], st.sql) {
+			u.note("in the backup it was in a publication that has it no more; if it should: " + strings.TrimSpace(st.sql))
+		}
+	}
+	return nil
+}
