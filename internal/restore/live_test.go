@@ -46,6 +46,35 @@ func TestLiveSwap(t *testing.T) {
 	}
 }
 
+// The indexes of a big table are built side by side, in place.
+func TestLiveSwapOfBigTable(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `
+		CREATE SCHEMA "Big one";
+		CREATE FUNCTION "Big one".key(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)';
+		CREATE TABLE "Big one".parent (id int PRIMARY KEY); INSERT INTO "Big one".parent SELECT generate_series(1, 10);
+		CREATE TABLE "Big one".big (id int GENERATED ALWAYS AS IDENTITY, code int NOT NULL, parent int, v text, during int4range,
+			CONSTRAINT "the key" PRIMARY KEY (id) INCLUDE (code), CONSTRAINT codes UNIQUE (code) DEFERRABLE INITIALLY DEFERRED,
+			CONSTRAINT apart EXCLUDE USING gist (during WITH &&),
+			CONSTRAINT of_parent FOREIGN KEY (parent) REFERENCES "Big one".parent (id),
+			CONSTRAINT later FOREIGN KEY (parent) REFERENCES "Big one".parent (id) NOT VALID);
+		INSERT INTO "Big one".big (code, parent, v, during) SELECT n, n % 10 + 1, repeat(n::text, 300), int4range(n, n + 1) FROM generate_series(1, 8000) n;
+		CREATE INDEX by_key ON "Big one".big ("Big one".key(left(v, 20))) WHERE code > 5;
+		CREATE UNIQUE INDEX fill ON "Big one".big (code DESC) WITH (fillfactor = 70);
+		CREATE INDEX wide ON "Big one".big (parent, code);
+		ALTER TABLE "Big one".big CLUSTER ON wide;
+		ALTER TABLE "Big one".big REPLICA IDENTITY USING INDEX fill;
+		COMMENT ON INDEX "Big one".by_key IS 'an index'; COMMENT ON CONSTRAINT codes ON "Big one".big IS 'a constraint'`)
+	b := save(t, db)
+	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	db.Exec(t, `DELETE FROM "Big one".big WHERE id > 5`)
+	result, _, err := b.into(t, t.Context(), db, only("Big one"), replace)
+	must(t, result, err)
+	db.Exec(t, "DROP SCHEMA "+ident(result.Tenants[0].Replaced)+" CASCADE")
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+}
+
 // Every kind of object survives the way through a staging schema.
 func TestLiveSwapZoo(t *testing.T) {
 	t.Parallel()

@@ -75,9 +75,9 @@ func indexName(st step) string { return strings.TrimPrefix(st.Tag, st.Table+" ")
 func readPrebuilt(ctx context.Context, q *pgx.Conn, schema string, names []string) (map[string]prebuilt, error) {
 	rows, err := q.Query(ctx, `
 		SELECT c.relname::text, pg_catalog.pg_get_indexdef(i.indexrelid),
-			coalesce(pg_catalog.format('ALTER TABLE ONLY %I.%I ADD CONSTRAINT %I %s USING INDEX %I%s%s', n.nspname, t.relname, k.conname,
+			CASE WHEN k.oid IS NULL THEN '' ELSE pg_catalog.format('ALTER TABLE ONLY %I.%I ADD CONSTRAINT %I %s USING INDEX %I%s%s', n.nspname, t.relname, k.conname,
 				CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, c.relname,
-				CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END, CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END), '')
+				CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END, CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) END
 		FROM pg_catalog.pg_index i
 		JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
