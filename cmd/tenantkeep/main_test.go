@@ -131,7 +131,7 @@ func TestCommandsAreWhole(t *testing.T) {
 		if cmd.GroupID == "" || cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
 			t.Errorf("%s has group %q and says %q", cmd.Name(), cmd.GroupID, cmd.Short)
 		}
-		for _, args := range [][]string{{cmd.Name(), "--no-such-flag"}, {cmd.Name(), "stray"}} {
+		for _, args := range [][]string{{cmd.Name(), "--no-such-flag"}, {cmd.Name(), "stray", "words"}} {
 			var stdout, stderr bytes.Buffer
 			if code := run(t.Context(), args, strings.NewReader(""), &stdout, &stderr); code != exitUsage {
 				t.Errorf("%q: exit code %d, stderr %s", args, code, stderr.String())

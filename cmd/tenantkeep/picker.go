@@ -97,8 +97,7 @@ func (d *liveDatabase) close() { pg.Close(d.conn) }
 // picker asks what to restore, one question after another.
 type picker struct {
 	*app
-	live   liveFacts
-	points []restorePoint
+	live liveFacts
 
 	schemas   map[string]pg.LiveSize // that are live; nil: the database did not tell
 	unknown   string                 // why it did not
@@ -210,8 +209,11 @@ func (p *picker) askTenant(ctx context.Context) error {
 	menu := ui.Menu{
 		Title: "Which tenant is to be restored?", Subject: "Tenant", Find: true,
 		Columns: []ui.Column{
-			{Title: "schema"}, {Title: "rows now", Right: true}, {Title: "size now", Right: true},
-			{Title: "points", Right: true}, {Title: "newest"},
+			{Title: "schema"},
+			{Title: "rows now", Right: true},
+			{Title: "size now", Right: true},
+			{Title: "points", Right: true},
+			{Title: "newest"},
 		},
 	}
 	if p.unknown != "" {
@@ -331,8 +333,12 @@ func (p *picker) askPoint(ctx context.Context) error {
 	menu := ui.Menu{
 		Title: "Which restore point of " + ui.Safe(p.choice.Schema) + "?", Subject: "Restore point", Find: true, Back: true,
 		Columns: []ui.Column{
-			{Title: "taken (UTC)"}, {Title: "age"}, {Title: "type"}, {Title: "rows", Right: true},
-			{Title: "since then", Right: true}, {Title: "stored", Right: true},
+			{Title: "taken (UTC)"},
+			{Title: "age"},
+			{Title: "type"},
+			{Title: "rows", Right: true},
+			{Title: "since then", Right: true},
+			{Title: "stored", Right: true},
 		},
 	}
 	now, known := p.rowsNow()

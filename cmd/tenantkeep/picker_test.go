@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -275,7 +276,7 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := commandLine(cmd, c)
-	if strings.ContainsAny(line, "\x1b\n\t\xff\u202e") {
+	if strings.ContainsAny(line, "\x1b\n\t\u202e") || !utf8.ValidString(line) {
 		t.Errorf("the line writes to the terminal: %q", line)
 	}
 	script := exec.CommandContext(t.Context(), shell, "-c", "tenantkeep() { printf '%s\\0' \"$@\"; }; "+line)

@@ -56,8 +56,16 @@ func TestRestoreFile(t *testing.T) {
 	changed := pgtest.Fingerprint(t, db, pgtest.Compare{Schemas: []string{"customer_a"}})
 
 	for _, wrong := range [][]string{
-		{"--allow-outside"}, {file, "--latest"}, {file, "--all"}, {file, "--table", "t"}, {file, "--schema", "a", "--schema", "b"},
-		{file, "--resume", "--as", "x"}, {"--backup-file", "nowhere.sql"}, {"--backup-file", dir}, {"--backup-file", bare}, {file},
+		{"--allow-outside"},
+		{file, "--latest"},
+		{file, "--all"},
+		{file, "--table", "t"},
+		{file, "--schema", "a", "--schema", "b"},
+		{file, "--resume", "--as", "x"},
+		{"--backup-file", "nowhere.sql"},
+		{"--backup-file", dir},
+		{"--backup-file", bare},
+		{file},
 	} {
 		runIn(t, 2, append([]string{"restore", repository, into}, wrong...)...)
 	}

@@ -82,8 +82,8 @@ func TestRestoreAndVerify(t *testing.T) {
 	mention(t, stderr, "Restored 3 schemas", "1,002 rows", "read again")
 	pgtest.RequireEqual(t, source, target, pgtest.Compare{})
 
-	_, stderr = runIn(t, 1, "restore", "--latest", "--all", "--yes", "--dry-run", repository, into)
-	mention(t, stderr, "schema public of database")
+	_, stderr = runIn(t, 0, "restore", "--latest", "--all", "--dry-run", repository, into)
+	mention(t, stderr, "public will be replaced", "globex will be replaced")
 	_, stderr = runIn(t, 2, "restore", "--latest", "--schema", "acme", repository, into)
 	mention(t, stderr, "will be replaced", "--yes")
 	target.Exec(t, "DROP SCHEMA acme CASCADE; DROP SCHEMA globex CASCADE; DELETE FROM public.shared")

@@ -348,7 +348,13 @@ func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error
 		switch {
 		case err == nil:
 			return s, nil
-		case ctx.Err() != nil, errors.As(err, &storage), attempt == copyAttempts:
+		case ctx.Err() != nil, errors.As(err, &storage):
+			return nil, err
+		case pg.Code(err) == pg.OutOfMemory && attempt < lockAttempts: // others fill the lock table for a moment
+			if err := pause(ctx, min(w.LockTimeout, time.Second)); err != nil {
+				return nil, err
+			}
+		case attempt >= copyAttempts:
 			return nil, err
 		case pg.Lost(err):
 			w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("the session was lost (%v): trying again", err))

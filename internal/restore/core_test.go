@@ -122,14 +122,14 @@ func TestCoreRows(t *testing.T) {
 	if diff := before.Diff(state()); diff != "" {
 		t.Errorf("restored core:\n%s", diff)
 	}
-	back, err := restore.Rollback(t.Context(), o)
-	if err != nil {
+	if _, err := restore.Rollback(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if diff := damaged.Diff(state()); diff != "" {
 		t.Errorf("rolled back core:\n%s", diff)
 	}
-	if back, err = restore.Rollback(t.Context(), o); err != nil {
+	back, err := restore.Rollback(t.Context(), o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	db.Exec(t, "DROP SCHEMA "+ident(back.Replaced)+" CASCADE")

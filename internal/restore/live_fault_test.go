@@ -555,7 +555,7 @@ func TestTenantsThatReferToOneAnother(t *testing.T) {
 	}
 	// a goes back to its old rows, which then refer to the live b, not to the
 	// one that was replaced together with it.
-	back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"})
+	_, err = restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"})
 	if err != nil {
 		t.Fatalf("rollback of one: %v", err)
 	}
@@ -565,7 +565,7 @@ func TestTenantsThatReferToOneAnother(t *testing.T) {
 	if got := db.Query(t, "SELECT confrelid::regclass FROM pg_constraint WHERE conname = 'visits_customer_fkey' AND connamespace = 'b'::regnamespace"); got[0] != "a.customers" {
 		t.Errorf("the key of b refers to %s", got)
 	}
-	if back, err = restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"}); err != nil {
+	if back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"}); err != nil {
 		t.Fatalf("and forth: %+v, %v", back, err)
 	}
 	dropOwn(t, db)

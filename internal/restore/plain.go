@@ -695,7 +695,6 @@ type stored struct {
 	Name string // in SQL
 	Root string // the name of the topmost table of its partition tree; else its own
 	Kind string
-	rows int64
 }
 
 // compare counts the rows of all tables of a schema and compares them with those
