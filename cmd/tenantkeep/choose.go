@@ -203,6 +203,17 @@ func (a *app) newest(p place, all []repo.Backup, w wanted, until moment) (repo.B
 		}
 	}
 	slices.SortStableFunc(candidates, func(x, y candidate) int { return y.taken.Compare(x.taken) })
+	if len(w.Schemas) == 0 {
+		// A backup of single tenants is not meant by "everything", if there is one
+		// of all.
+		whole := slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return !slices.ContainsFunc(c.Manifest.Schemas, manifest.Schema.IsCore) })
+		if len(whole) > 0 && whole[0].ID != candidates[0].ID {
+			a.ui().Warnf("passing over backup %s, which does not hold core", ui.Safe(candidates[0].ID))
+		}
+		if len(whole) > 0 {
+			candidates = whole
+		}
+	}
 	if len(candidates) == 0 {
 		return repo.Backup{}, nothingHolds(p, all, w)
 	}

@@ -215,7 +215,7 @@ func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
 		case restore.KindStaged:
 			remedy = "tenantkeep restore --resume swaps it in; tenantkeep cleanup removes it once it is older than --keep-replaced"
 		case restore.KindRemains:
-			remedy = "the next restore or tenantkeep cleanup removes it, unless a restore is at work at this moment"
+			remedy = "a restore is at work at this moment, or has died: then the next one, or tenantkeep cleanup, removes it"
 		}
 		d.find("schemas", findingNote, fmt.Sprintf("%s: %s (%s)", ui.Safe(s.Name), reasonOf(s, d.now()), ui.Bytes(s.Bytes)), remedy)
 	}

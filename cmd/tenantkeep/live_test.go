@@ -41,6 +41,8 @@ func TestRestoreLive(t *testing.T) {
 		t.Errorf("the SQL that is shown puts back %s rows:\n%s", count("acme.orders"), stdout)
 	}
 	db.Exec(t, stdout[strings.LastIndex(stdout, "DROP SCHEMA"):])
+	_, stderr = runIn(t, 2, "restore", "--latest", "--schema", "acme", "--as", "", "--yes", repository, into)
+	mention(t, stderr, "--as is empty")
 	db.Exec(t, "DELETE FROM acme.orders WHERE id > 10")
 
 	_, stderr = runIn(t, 0, "restore", "--latest", "--schema", "acme", "--as", "acme_then", repository, into)
@@ -85,8 +87,13 @@ func TestRestoreLive(t *testing.T) {
 		t.Errorf("left: %s", got)
 	}
 	db.Exec(t, "DELETE FROM globex.of_acme; DELETE FROM acme.orders")
-	_, stderr = runIn(t, 0, "rollback", "acme", "--yes", repository, into)
-	mention(t, stderr, "its backup rollback/", "is restored")
+	_, stderr = runIn(t, 1, "rollback", "acme", "--yes", repository, into)
+	mention(t, stderr, "no replaced schema", "--to rollback/ID")
+	other := pgtest.New(t)
+	other.Exec(t, "CREATE SCHEMA acme")
+	_, stderr = runIn(t, 2, "rollback", "acme", "--to", summary.Schemas[0].Rollback, "--yes", repository, "--database-url="+other.URL())
+	mention(t, stderr, "of another database")
+	runIn(t, 0, "rollback", "acme", "--to", summary.Schemas[0].Rollback, "--yes", repository, into)
 	if count("acme.orders") != "10" {
 		t.Errorf("from the backup of the rollback point: %s rows", count("acme.orders"))
 	}

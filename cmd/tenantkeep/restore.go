@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -140,7 +141,7 @@ failed or lack objects, 130 interrupted.`,
 				}
 				return a.listAvailable(cmd.Context(), places, opts.Schemas, opts.Format)
 			}
-			if err := opts.check(); err != nil {
+			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file"), opts.check()); err != nil {
 				return err
 			}
 			if opts.BackupFile != "" {
@@ -168,6 +169,19 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 			return err
 		}
 	}
+	if opts.Resume && opts.Manifest == "" && !opts.Latest && opts.At == "" {
+		id, err := restore.StagedBackup(ctx, target, opts.Schemas[0])
+		if err != nil {
+			return err
+		}
+		if strings.Contains(id, " sha256:") {
+			return usagef("what waits to take the place of %s is from a script: give it with --backup-file", ui.Safe(opts.Schemas[0]))
+		}
+		if id == "" {
+			return &hintedError{err: fmt.Errorf("nothing waits to take the place of %s", ui.Safe(opts.Schemas[0])), hint: "restore without --resume"}
+		}
+		opts.Manifest = id
+	}
 	from, backup, err := a.findBackup(ctx, places, opts.wanted())
 	if err != nil {
 		return err
@@ -186,7 +200,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
 		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
-		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, cfg, p, opts) },
+		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, cfg, places[1], p, opts) },
 	}
 	if opts.CreateRollback {
 		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
@@ -238,7 +252,7 @@ func schemaNamed(m *manifest.Manifest, name string) string {
 
 // confirmRestore shows what is going to be replaced, and asks. A restore into a
 // free place replaces nothing.
-func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, p *restore.Plan, opts RestoreOptions) error {
+func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, points place, p *restore.Plan, opts RestoreOptions) error {
 	var replaced []restore.Planned
 	for _, s := range p.Schemas {
 		if s.Live != nil {
@@ -246,7 +260,7 @@ func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, p *restore
 		}
 	}
 	if len(replaced) == 0 {
-		return nil
+		return a.confirmRemains(ctx, p, opts)
 	}
 	if len(opts.Schemas) == 0 && !opts.All {
 		return &usageError{
@@ -259,11 +273,14 @@ func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, p *restore
 		if _, err := pgdump.Find(ctx, cfg.PgDump, p.Target.ServerVersionNum); err != nil {
 			return fmt.Errorf("the rollback point needs pg_dump (--create-rollback=false does without): %w", err)
 		}
+		if err := probe(ctx, points.Store); err != nil {
+			return fmt.Errorf("the rollback point cannot be written (--create-rollback=false does without): %w", err)
+		}
 	}
 	if opts.Yes {
 		return nil
 	}
-	if err := a.showPlan(p, RestoreOptions{}); err != nil {
+	if err := a.showPlan(p, opts); err != nil {
 		return err
 	}
 	if len(replaced) == 1 {
@@ -271,6 +288,33 @@ func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, p *restore
 		return a.ui().ConfirmName(ctx, fmt.Sprintf("Schema %s of %s will be replaced.", ui.Safe(name), p.Server), name, false)
 	}
 	return a.ui().ConfirmName(ctx, fmt.Sprintf("%s of %s will be replaced.", ui.Plural(int64(len(replaced)), "schema"), p.Server), p.Target.Name, false)
+}
+
+// confirmRemains asks before schemas are dropped that carry the mark of a restore
+// that died, but the name of a tenant: somebody may use them all the same.
+func (a *app) confirmRemains(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
+	var names []string
+	for _, name := range p.Remains {
+		if !pg.IsOwn(name) {
+			names = append(names, ui.Safe(name))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return a.ui().Confirm(ctx, fmt.Sprintf("A restore that died left schema %s. It is dropped and restored anew; what was written to it since is lost. Go on?",
+		strings.Join(names, ", ")), opts.Yes)
+}
+
+// notEmpty refuses flags that are given without a value, as by an unset variable
+// of a script: they would silently mean something else.
+func notEmpty(cmd *cobra.Command, names ...string) error {
+	for _, name := range names {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
+			return usagef("--%s is empty", name)
+		}
+	}
+	return nil
 }
 
 // rollbackPoint returns the function that saves live schemas before they are

@@ -67,7 +67,7 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 		Confirm: func(p *restore.Plan) error {
 			named := opts
 			named.Schemas = []string{p.Schemas[0].Schema} // if only by the script
-			return a.confirmRestore(ctx, cfg, p, named)
+			return a.confirmRestore(ctx, cfg, places[1], p, named)
 		},
 	}
 	if opts.CreateRollback {

@@ -215,7 +215,8 @@ func (a *app) tellSwaps(s restoreSummary) {
 	for _, t := range s.Schemas {
 		switch {
 		case t.Staged != "":
-			a.ui().Warnf("tenant %s waits in schema %s for its swap: --resume swaps it in, tenantkeep cleanup removes it", ui.Safe(t.Tenant), ui.Safe(t.Staged))
+			a.ui().Warnf("tenant %s waits in schema %s for its swap.\nTry the swap again: tenantkeep restore --resume --schema %s\ntenantkeep cleanup removes it.",
+				ui.Safe(t.Tenant), ui.Safe(t.Staged), shellWord(t.Schema))
 		case t.Replaced != "":
 			a.ui().Printf("Schema %s is live. The swap kept others waiting for %d ms at most; what it replaced is kept as %s.",
 				ui.Safe(t.As), max(int64(t.Blocked*1000), 1), ui.Safe(t.Replaced))

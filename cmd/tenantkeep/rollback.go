@@ -46,8 +46,8 @@ database and takes its place back, in one short transaction. What is live until
 then is kept in its stead, so that another rollback undoes this one.
 
 A replaced schema stays until tenantkeep cleanup drops it. After that its backup
-in the repository's folder rollback is left, which this command restores like any
-other backup, live.
+in the repository's folder rollback is left, which --to rollback/ID restores like
+any other backup, live.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep rollback customer_a
@@ -58,6 +58,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && !opts.List {
 				return &usageError{err: errors.New("which tenant is to go back?"), hint: "tenantkeep rollback TENANT; --list shows which can"}
+			}
+			if err := notEmpty(cmd, "to"); err != nil {
+				return err
 			}
 			if opts.SwapTimeout <= 0 {
 				return usagef("--swap-timeout must be more than nothing")
@@ -103,16 +106,12 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 				ui.Safe(r.Name), r.At.UTC().Format("2006-01-02 15:04:05 UTC")), opts.Yes)
 		},
 	}
-	if _, isBackup := strings.CutPrefix(opts.To, rollbackName+"/"); isBackup {
-		return a.restorePoint(ctx, cmd, cfg, schema, opts.To, opts)
+	if id, isBackup := strings.CutPrefix(opts.To, rollbackName+"/"); isBackup {
+		return a.restorePoint(ctx, cmd, cfg, target, places[1], schema, id, opts)
 	}
 	result, err := restore.Rollback(ctx, o)
 	if gone, ok := errors.AsType[*restore.NoReplacedError](err); ok {
-		if id := newestSaved(ctx, places[1], schema); opts.To == "" && id != "" {
-			a.ui().Printf("The replaced schema is gone; its backup %s%s is restored.", rollbackName+"/", ui.Safe(id))
-			return a.restorePoint(ctx, cmd, cfg, schema, rollbackName+"/"+id, opts)
-		}
-		return &hintedError{err: gone, hint: "tenantkeep rollback --list shows what there is to go back to"}
+		return &hintedError{err: gone, hint: "tenantkeep rollback --list shows what there is to go back to; the backup of a replaced schema is restored by --to rollback/ID"}
 	}
 	if err != nil {
 		return err
@@ -128,26 +127,43 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	return nil
 }
 
-// restorePoint restores the backup of a replaced schema.
-func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.Config, schema, named string, opts RollbackOptions) error {
+// restorePoint restores the backup of a replaced schema, which must be of the
+// same database: several may share a repository, and have tenants of one name.
+func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.Config, target *pg.Server, points place, schema, id string, opts RollbackOptions) error {
+	b, err := points.Repo.Load(ctx, id)
+	if err != nil {
+		return err
+	}
+	same, err := ofDatabase(ctx, target)
+	if err != nil {
+		return err
+	}
+	if !same(b.Manifest) {
+		return &usageError{
+			err:  fmt.Errorf("rollback point %s is of another database than %s", ui.Safe(id), target),
+			hint: "if that is what you want: tenantkeep restore --manifest " + shellWord(rollbackName+"/"+id),
+		}
+	}
 	return runRestore(ctx, a, cmd, cfg, RestoreOptions{
-		Manifest: named, Schemas: []string{schema}, CreateRollback: true, SwapTimeout: opts.SwapTimeout, Yes: opts.Yes, Format: opts.Format,
+		Manifest: rollbackName + "/" + id, Schemas: []string{schema}, CreateRollback: true, SwapTimeout: opts.SwapTimeout, Yes: opts.Yes, Format: opts.Format,
 	})
 }
 
-// newestSaved is the id of the newest backup of a replaced schema; empty: there
-// is none that can be read.
-func newestSaved(ctx context.Context, p place, schema string) string {
-	backups, err := p.Repo.List(ctx)
+// ofDatabase returns a function that tells whether a backup is of a database.
+func ofDatabase(ctx context.Context, target *pg.Server) (func(*manifest.Manifest) bool, error) {
+	conn, err := target.Connect(ctx)
 	if err != nil {
-		return ""
+		return nil, err
 	}
-	for _, b := range backups {
-		if b.Err == nil && slices.ContainsFunc(b.Manifest.Schemas, func(s manifest.Schema) bool { return s.Schema == schema }) {
-			return b.ID
-		}
+	defer pg.Close(conn)
+	info, err := pg.ReadInfo(ctx, conn)
+	if err != nil {
+		return nil, err
 	}
-	return ""
+	return func(m *manifest.Manifest) bool {
+		d := m.Database
+		return d != nil && d.Name == info.Name && (d.SystemIdentifier == info.SystemIdentifier || d.SystemIdentifier == "" || info.SystemIdentifier == "")
+	}, nil
 }
 
 // pointJSON is one thing that a tenant can go back to, in JSON. Fields are only
@@ -176,6 +192,10 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 	if err != nil {
 		return err
 	}
+	same, err := ofDatabase(ctx, target)
+	if err != nil {
+		return err
+	}
 	backups, err := places[1].Repo.List(ctx)
 	if err != nil {
 		return err
@@ -183,6 +203,9 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 	for _, b := range backups {
 		if b.Err != nil {
 			a.ui().Warnf("rollback point %s cannot be read: %v", ui.Safe(b.ID), b.Err)
+			continue
+		}
+		if !same(b.Manifest) {
 			continue
 		}
 		for _, s := range b.Manifest.Schemas {
@@ -200,7 +223,7 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 		a.ui().Printf("There is nothing to go back to.")
 		return nil
 	}
-	table := ui.NewTable(ui.Column{Title: "schema"}, ui.Column{Title: "point"}, ui.Column{Title: "was live until (UTC)"}, ui.Column{Title: "age"},
+	table := ui.NewTable(ui.Column{Title: "schema"}, ui.Column{Title: "point"}, ui.Column{Title: "as of (UTC)"}, ui.Column{Title: "age"},
 		ui.Column{Title: "tables", Right: true}, ui.Column{Title: "size", Right: true})
 	for _, p := range points {
 		table.Add(p.Schema, p.Point, p.Until.Format(stampLayout), ui.Age(p.Until, a.now()), ui.Count(p.Tables), ui.Bytes(p.Bytes))

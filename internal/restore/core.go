@@ -298,22 +298,16 @@ func (p *checker) missingObjects(ctx context.Context, u *unit, existing []databa
 	tag := ""
 	for _, st := range steps {
 		switch {
-		case isLargeObject(st.Statement), st.Kind == kindLargeObjectData:
-			st.sql, tag = onlyMissing(st, blobs), ""
-			if isLargeObject(st.Statement) && !strings.Contains(st.Tag, "..") {
-				tag = "LARGE OBJECT " + st.Tag
-			}
-			if st.sql == "" {
+		case aboutLargeObject(st):
+			if st.sql = onlyMissing(st, blobs); st.sql == "" {
 				continue
 			}
 		case st.Kind == kindOwner:
-			oid, large := strings.CutPrefix(tag, "LARGE OBJECT ")
-			if !missing[tag] && !(large && blobs[oid]) {
+			if !missing[tag] {
 				continue
 			}
 		case st.Kind == kindComment, st.Kind == kindSecurityLabel, st.Kind == kindACL:
-			oid, large := strings.CutPrefix(st.Tag, "LARGE OBJECT ")
-			if !missing[st.Tag] && !(large && blobs[oid]) {
+			if !missing[st.Tag] {
 				continue
 			}
 		case st.Kind == kindDefaultACL, isMembership(st.Statement):
@@ -340,21 +334,55 @@ func objectTag(kind, tag string) string {
 	return kind + " " + tag
 }
 
-// onlyMissing is a statement about large objects if it is about missing ones. A
-// statement about several, of which some exist, is left out: what exists is not
-// touched.
-func onlyMissing(st step, missing map[string]bool) string {
-	oids := []string{st.Tag}
-	if isLargeObject(st.Statement) {
-		oids = nil
-		for _, m := range largeObject.FindAllStringSubmatch(st.sql, -1) {
-			oids = append(oids, m[1])
-		}
+// aboutLargeObject reports whether a step makes large objects, fills one, or says
+// something of them.
+func aboutLargeObject(st step) bool {
+	switch st.Kind {
+	case kindOwner:
+		return strings.HasPrefix(st.sql, "ALTER "+kindLargeObject+" ")
+	case kindComment, kindSecurityLabel, kindACL:
+		return strings.HasPrefix(st.Tag, kindLargeObject+" ") || strings.HasPrefix(st.Tag, kindLargeObject+"S ")
 	}
-	for _, oid := range oids {
-		if !missing[oid] {
+	return isLargeObject(st.Statement) || st.Kind == kindLargeObjectData
+}
+
+var (
+	// command is one of several in a statement. Only names in double quotes have a
+	// semicolon or a line break within.
+	command = regexp.MustCompile(`(?:[^;"]|"[^"]*")+;\n`)
+	// commandObject finds the large object of a command, which comes before all names.
+	commandObject = regexp.MustCompile(`^(?:[^"]*? ON |ALTER )LARGE OBJECT ([0-9]+) |^SELECT pg_catalog\.lo_create\('([0-9]+)'\)`)
+)
+
+// onlyMissing is what a statement has about missing large objects; what exists is
+// not touched. From version 17 on, pg_dump puts those of one owner and the same
+// grants together, so that one statement may be about both.
+func onlyMissing(st step, missing map[string]bool) string {
+	oid := ""
+	switch st.Kind {
+	case kindLargeObjectData:
+		oid = st.Tag
+	case kindComment, kindSecurityLabel: // of one, with any text
+		oid = strings.TrimPrefix(st.Tag, kindLargeObject+" ")
+	default:
+		var kept strings.Builder
+		found := false
+		for _, c := range command.FindAllString(st.sql, -1) {
+			if m := commandObject.FindStringSubmatch(c); m != nil {
+				if !missing[m[1]+m[2]] {
+					continue
+				}
+				found = true
+			}
+			kept.WriteString(c)
+		}
+		if !found {
 			return ""
 		}
+		return kept.String()
+	}
+	if !missing[oid] {
+		return ""
 	}
 	return st.sql
 }
@@ -544,16 +572,12 @@ func (r *run) createMissing(ctx context.Context, u *unit, steps []step) error {
 		return err
 	}
 	var large, others []step
-	of := &others
 	for _, st := range steps {
-		switch {
-		case isLargeObject(st.Statement), st.Kind == kindLargeObjectData, strings.HasPrefix(st.Tag, "LARGE OBJECT"):
-			of = &large
-		case st.Kind == kindOwner:
-		default:
-			of = &others
+		if aboutLargeObject(st) {
+			large = append(large, st)
+		} else {
+			others = append(others, st)
 		}
-		*of = append(*of, st)
 	}
 	failed, err := s.execAll(ctx, others)
 	if err != nil {

@@ -45,7 +45,9 @@ var comparedKinds = []string{
 	FROM pg_catalog.pg_class c WHERE c.relnamespace = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND ` + notMember("pg_class", "c"),
 	`SELECT 'column ' || pg_catalog.quote_ident(c.relname) || '.' || pg_catalog.quote_ident(a.attname),
 		pg_catalog.jsonb_build_array(pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation::regcollation, a.attidentity, a.attgenerated,
-			a.attstorage, pg_catalog.to_jsonb(a) -> 'attcompression', a.attstattarget, a.attoptions, a.attfdwoptions, a.attislocal,
+			a.attstorage, pg_catalog.to_jsonb(a) -> 'attcompression', a.attstattarget,
+			-- Some minor versions keep an option of their own among these.
+			(SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) o WHERE o !~ '^pg_attver='), a.attfdwoptions, a.attislocal,
 			(SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum))::text,
 		pg_catalog.jsonb_build_array(a.attacl, pg_catalog.col_description(a.attrelid, a.attnum))::text
 	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -1,9 +1,12 @@
 package restore
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -62,14 +65,18 @@ func parseLabel(comment string) (l label, ok bool) {
 // labelled is a schema with a label.
 type labelled struct {
 	label
-	oid  uint32
-	name string
+	oid   uint32
+	owner uint32
+	name  string
 }
 
 // listLabelled lists the schemas with a label, the oldest first.
 func listLabelled(ctx context.Context, q pg.Querier) ([]labelled, error) {
 	rows, err := q.Query(ctx, `
-		SELECT n.oid, n.nspname::text, pg_catalog.obj_description(n.oid, 'pg_namespace') FROM pg_catalog.pg_namespace n
+		SELECT n.oid, n.nspname::text, pg_catalog.obj_description(n.oid, 'pg_namespace'), n.nspowner,
+			(SELECT r.rolsuper OR r.rolname = current_user OR r.oid = d.datdba OR NOT pg_catalog.has_database_privilege(r.oid, d.oid, 'CREATE')
+				FROM pg_catalog.pg_roles r, pg_catalog.pg_database d WHERE r.oid = n.nspowner AND d.datname = current_database())
+		FROM pg_catalog.pg_namespace n
 		WHERE pg_catalog.starts_with(pg_catalog.obj_description(n.oid, 'pg_namespace'), $1) ORDER BY n.oid`, pg.LabelPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("look for schemas of restores: %w", err)
@@ -77,31 +84,92 @@ func listLabelled(ctx context.Context, q pg.Querier) ([]labelled, error) {
 	var list []labelled
 	var one labelled
 	var comment string
-	_, err = pgx.ForEachRow(rows, []any{&one.oid, &one.name, &comment}, func() error {
-		// The name counts as well: a comment is copied easily.
-		if l, ok := parseLabel(comment); ok && pg.IsOwn(one.name) {
-			list = append(list, labelled{l, one.oid, one.name})
+	var trusted bool
+	var doubtful []labelled
+	_, err = pgx.ForEachRow(rows, []any{&one.oid, &one.name, &comment, &one.owner, &trusted}, func() error {
+		l, ok := parseLabel(comment)
+		if !ok || !l.belongsTo(one.name) {
+			return nil
+		}
+		one.label = l
+		if trusted {
+			list = append(list, one)
+		} else {
+			doubtful = append(doubtful, one)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look for schemas of restores: %w", err)
 	}
+	for _, l := range doubtful {
+		// Whoever may create schemas, or rename them, could make one that looks
+		// like what the tenant of somebody else goes back to.
+		var same bool
+		err := q.QueryRow(ctx, `SELECT coalesce((SELECT nspowner = $2 FROM pg_catalog.pg_namespace WHERE nspname = $1), false)`, l.Schema, l.owner).Scan(&same)
+		if err != nil {
+			return nil, fmt.Errorf("look for the owner of schema %q: %w", l.Schema, err)
+		}
+		if same {
+			list = append(list, l)
+		}
+	}
+	slices.SortFunc(list, func(a, b labelled) int { return cmp.Compare(a.oid, b.oid) })
 	return list, nil
 }
+
+// belongsTo reports whether a schema of this name can have the label: a comment
+// is copied easily, and states of later versions are not known.
+func (l label) belongsTo(name string) bool {
+	switch l.State {
+	case stateStaging, stateStaged, stateRecovered:
+		return pg.IsOwn(name)
+	case stateReplaced:
+		return pg.IsOwn(name) && strings.Contains(name, "__replaced_"+l.At.UTC().Format(ownTime))
+	}
+	return false
+}
+
+// StagedBackup is the id of the backup from which the newest schema is that
+// waits to take the place of the given one; empty: there is none.
+func StagedBackup(ctx context.Context, server *pg.Server, schema string) (string, error) {
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer pg.Close(conn)
+	list, err := listLabelled(ctx, conn)
+	if err != nil {
+		return "", err
+	}
+	backup, at := "", time.Time{}
+	for _, l := range list {
+		if l.State == stateStaged && l.Schema == schema && l.At.After(at) {
+			backup, at = l.Backup, l.At
+		}
+	}
+	return backup, nil
+}
+
+// ownTime is the time in the names of tenantkeep's own schemas.
+const ownTime = "20060102_150405"
 
 // maxName is how many bytes a name in PostgreSQL may have.
 const maxName = 63
 
 // ownName is the name of a schema of tenantkeep's own beside a live one. n
-// tells names of one second apart.
+// tells names of one second apart. Where a name has to be cut, a hash of all of
+// it tells it from others that begin alike.
 func ownName(schema, kind string, at time.Time, n int) string {
-	suffix := "__" + kind + "_" + at.UTC().Format("20060102_150405")
+	suffix := "__" + kind + "_" + at.UTC().Format(ownTime)
 	if n > 1 {
 		suffix += fmt.Sprintf("_%d", n)
 	}
 	room := maxName - len(suffix)
 	if len(schema) > room {
+		hash := sha256.Sum256([]byte(schema))
+		suffix = fmt.Sprintf("~%x", hash[:4]) + suffix
+		room = maxName - len(suffix)
 		for room > 0 && !utf8.RuneStart(schema[room]) {
 			room--
 		}

@@ -2,8 +2,8 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/dustin/go-humanize"
@@ -63,11 +63,12 @@ func (p *checker) replaces(ctx context.Context, s existing, u *unit) error {
 // references checks that everything that points into the live schema from
 // elsewhere can be made to point at the one that takes its place.
 func (p *checker) references(ctx context.Context, u *unit) error {
-	list, err := pg.ListReferences(ctx, p.main, u.live.oid)
-	if pg.Code(err) == pg.LockNotAvailable {
-		holders, holdersErr := lockHolders(ctx, p.main, u.live.oid)
-		return errors.Join(&SwapError{Schema: u.live.name, Waited: lockTimeout, Holders: holders, Err: err}, holdersErr)
-	}
+	var list []pg.Reference
+	note := func(text string) { p.Progress.Note(slog.LevelWarn, "", text) }
+	err := untilFree(ctx, p.main, u.live.name, p.SwapTimeout, note, func() (err error) {
+		list, err = pg.ListReferences(ctx, p.main, u.live.oid)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -137,6 +137,9 @@ func TestSingleTables(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	shop(t, db, "a")
+	db.Exec(t, `CREATE ROLE restore_reader; GRANT SELECT ON ALL TABLES IN SCHEMA a TO restore_reader;
+		COMMENT ON TABLE a.customers IS 'not asked for'; COMMENT ON VIEW a.names IS 'neither'; CREATE TABLE a."line
+DROP" (id int)`)
 	b := save(t, db)
 	db.Exec(t, "DELETE FROM a.orders WHERE id <= 40")
 	result, _, err := b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.As, o.Tables = "look", []string{"orders"} })

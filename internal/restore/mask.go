@@ -24,6 +24,9 @@ type mask struct {
 	live    bool   // there is a schema of that name to be hidden
 	made    bool   // the staging schema exists
 	peers   *peers
+	// origin is what the label of the staging names as its backup. Empty: the id
+	// of the backup.
+	origin string
 	// extensions are those in the live schema, for core alone.
 	extensions []moving
 }

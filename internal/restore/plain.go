@@ -2,6 +2,8 @@ package restore
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +43,7 @@ type script struct {
 	unit   *unit
 	direct bool // into schema public, which is empty, without a staging schema
 	check  *checker
+	digest string // SHA-256 of the source, in hexadecimal
 	result plainsql.Result
 	// members are the statements that put tables of the schema into
 	// publications, casts those of the live schema: pg_dump --schema leaves both
@@ -103,8 +106,14 @@ func (s *script) report(result *Result, began time.Time, err error) {
 
 // open begins to read the script.
 func (s *script) open() (*plainsql.Script, error) {
-	return plainsql.Open(io.NewSectionReader(s.Source, 0, s.Size), plainsql.ReaderOptions{})
+	return plainsql.Open(s.source(), plainsql.ReaderOptions{})
 }
+
+func (s *script) source() io.Reader { return io.NewSectionReader(s.Source, 0, s.Size) }
+
+// origin is what the label of a staging names as its backup: another script may
+// have the same name.
+func (s *script) origin() string { return s.Name + " sha256:" + s.digest }
 
 // options are those of plainsql.
 func (s *script) options(schema string) plainsql.Options {
@@ -127,6 +136,9 @@ func (s *script) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
+		return err
+	}
 	if s.info, err = pg.ReadInfo(ctx, conn); err != nil {
 		return err
 	}
@@ -141,6 +153,11 @@ func (s *script) prepare(ctx context.Context) error {
 	schema, err := schemaOf(summary, asked)
 	if err != nil {
 		return err
+	}
+	if s.As != "" && schema != manifest.CoreSchema {
+		if err := checkNewName(s.As, schema); err != nil {
+			return err
+		}
 	}
 	s.makePlan(schema, summary)
 	s.check = &checker{run: s.run}
@@ -170,7 +187,9 @@ func (s *script) prepare(ctx context.Context) error {
 
 // read goes through the script without running it.
 func (s *script) read(ctx context.Context, schema string) (*plainsql.Summary, error) {
-	reader, err := s.open()
+	hash := sha256.New()
+	source := io.TeeReader(s.source(), hash)
+	reader, err := plainsql.Open(source, plainsql.ReaderOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
@@ -181,6 +200,10 @@ func (s *script) read(ctx context.Context, schema string) (*plainsql.Summary, er
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
+	if _, err := io.Copy(io.Discard, source); err != nil { // what comes after its end
+		return nil, fmt.Errorf("%s: %w", s.Name, err)
+	}
+	s.digest = hex.EncodeToString(hash.Sum(nil))
 	return summary, nil
 }
 
@@ -208,9 +231,6 @@ func (s *script) makePlan(schema string, summary *plainsql.Summary) {
 	}
 	if s.unit.core {
 		s.unit.entry.Tenant = manifest.CoreTenant
-	}
-	if s.As == schema {
-		s.As = ""
 	}
 	s.units = []*unit{s.unit}
 	e := s.unit.entry
@@ -296,12 +316,12 @@ func (s *script) findStaged(ctx context.Context) error {
 	}
 	u := s.unit
 	i := slices.IndexFunc(list, func(l labelled) bool {
-		return l.State == stateStaged && l.Schema == u.target && l.Backup == s.Name
+		return l.State == stateStaged && l.Schema == u.target && l.Backup == s.origin()
 	})
 	if i < 0 {
 		s.check.find(Finding{
 			Tenant:  u.entry.Tenant,
-			Problem: fmt.Sprintf("there is no staging of %q from %s that waits for its swap", u.target, s.Name),
+			Problem: fmt.Sprintf("there is no staging of %q from %s, as the script is now, that waits for its swap", u.target, s.Name),
 			Remedy:  "restore without --resume",
 		})
 		return nil
@@ -410,6 +430,7 @@ func (s *script) restore(ctx context.Context) (err error) {
 		if s.casts, err = pg.ListCasts(ctx, s.main); err != nil {
 			return err
 		}
+		u.mask.origin = s.origin()
 		if err := s.swapUnits(ctx, s.units); err != nil {
 			return err
 		}
@@ -791,6 +812,10 @@ func (s *script) analyze(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list tables: %w", err)
 	}
+	// Autovacuum gives way only to whoever waits for it.
+	if err := setLockTimeout(ctx, s.main, 0); err != nil {
+		return err
+	}
 	for chunk := range slices.Chunk(names, analyzeAtOnce) {
 		list := make([]string, len(chunk))
 		for i, name := range chunk {
@@ -800,7 +825,7 @@ func (s *script) analyze(ctx context.Context) error {
 			return fmt.Errorf("collect statistics: %w", err)
 		}
 	}
-	return nil
+	return setLockTimeout(ctx, s.main, lockTimeout)
 }
 
 // ScriptSchemaError says that it is not plain which schema a script is for, or

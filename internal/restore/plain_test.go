@@ -283,6 +283,12 @@ func TestScriptUnderAnotherName(t *testing.T) {
 	_, _, err = runScript(t, db, "a.sql", script, as)
 	mustFind(t, err, `schema "Other a" exists already`, "--as")
 	db.Exec(t, `DROP SCHEMA "Other a" CASCADE`)
+	for _, name := range []string{"a", strings.Repeat("x", 64), "pg_new", "information_schema", "public", "a__staging_20260101_000000"} {
+		var unsupported *restore.UnsupportedError
+		if _, _, err := runScript(t, db, "a.sql", script, func(o *restore.Options, _ *restore.Script) { o.As = name }); !errors.As(err, &unsupported) {
+			t.Errorf("as %q: %v", name, err)
+		}
+	}
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 
 	// Into a place that is free.
@@ -466,9 +472,16 @@ func TestScriptResume(t *testing.T) {
 	if _, err := holder.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
-	result, _, err = runScript(t, db, "a.sql", script, func(o *restore.Options, _ *restore.Script) { o.Resume = true })
+	resumed := func(o *restore.Options, _ *restore.Script) { o.Resume = true }
+	_, _, err = runScript(t, db, "a.sql", append(slices.Clone(script), "-- another\n"...), resumed)
+	mustFind(t, err, "no staging", "without --resume")
+	result, _, err = runScript(t, db, "a.sql", script, resumed)
 	if err != nil {
 		t.Fatal(err)
+	}
+	list, err := restore.ListReplaced(t.Context(), server(t, db))
+	if err != nil || len(list) != 1 || list[0].Backup != "a.sql" {
+		t.Errorf("replaced: %+v, %v", list, err)
 	}
 	dropReplaced(t, db, result)
 	pgtest.RequireState(t, before, db, pgtest.Compare{})

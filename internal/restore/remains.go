@@ -426,7 +426,7 @@ func (r *run) undo(ctx context.Context, err error) error {
 	for _, s := range r.sessions { // what they have begun would be in the way
 		pg.Close(s.conn)
 	}
-	if slices.ContainsFunc(failed, func(u *unit) bool { return !u.began.IsZero() }) {
+	if slices.ContainsFunc(failed, func(u *unit) bool { return !u.began.IsZero() && u.staged == "" }) {
 		r.Progress.Note(slog.LevelInfo, "", "Removing what was made of "+some(tenantsOf(failed)))
 	}
 	left, undoErr := r.removeUnits(ctx, failed)

@@ -97,7 +97,7 @@ func (e *NoReplacedError) Error() string {
 // kept in the same way, so that a rollback can be undone by another.
 func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	if o.SwapTimeout == 0 {
-		o.SwapTimeout = time.Minute
+		o.SwapTimeout = defaultSwapTimeout
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -113,7 +113,15 @@ func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	if err := pg.Lock(ctx, conn, "rollback"); err != nil {
 		return nil, err
 	}
-	list, err := listReplaced(ctx, conn)
+	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
+		return nil, err
+	}
+	note := func(text string) { o.Progress.Note(slog.LevelWarn, "", text) }
+	var list []Replaced
+	err = untilFree(ctx, conn, o.Schema, o.SwapTimeout, note, func() (err error) {
+		list, err = listReplaced(ctx, conn)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +140,8 @@ func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	if back.Schema == manifest.CoreSchema && !back.objects {
 		return rollbackCore(ctx, conn, o, back)
 	}
-	if err := parentsInCore(ctx, conn, back, list); err != nil {
+	err = untilFree(ctx, conn, back.Schema, o.SwapTimeout, note, func() error { return parentsInCore(ctx, conn, back, list) })
+	if err != nil {
 		return nil, err
 	}
 	own := ""
@@ -144,9 +153,8 @@ func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	x.live.name, x.objects = back.Schema, back.objects
 	err = conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
 	if errors.Is(err, pgx.ErrNoRows) {
-		_, err := conn.PgConn().Exec(ctx, rename(back.Name, back.Schema)+x.comment).ReadAll()
-		if err != nil {
-			return nil, fmt.Errorf("rename schema %q: %w", back.Name, err)
+		if err := x.rename(ctx, conn, o.SwapTimeout, note); err != nil {
+			return nil, err
 		}
 		return result, nil
 	}
@@ -158,7 +166,7 @@ func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 		return nil, err
 	}
 	x.label = label{State: stateReplaced, Schema: back.Schema, At: at}
-	blocked, err := swap(ctx, o.Server, conn, []*exchange{&x}, o.SwapTimeout, func(text string) { o.Progress.Note(slog.LevelWarn, "", text) })
+	blocked, err := swap(ctx, o.Server, conn, []*exchange{&x}, o.SwapTimeout, note)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +219,9 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 			return nil, err
 		}
 	}
+	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
+		return nil, err
+	}
 	all, err := listLabelled(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -222,8 +233,10 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 			continue
 		}
 		d := Dropped{Name: l.name, Schema: l.Schema, Kind: kindOf(l.State), At: l.At}
-		err := conn.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
-			FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
+		err := untilFree(ctx, conn, l.name, defaultSwapTimeout, func(string) {}, func() error {
+			return conn.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
+				FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("look at schema %q: %w", l.name, err)
 		}

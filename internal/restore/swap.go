@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,15 +112,21 @@ func swap(ctx context.Context, server *pg.Server, conn *pgx.Conn, list []*exchan
 		return 0, err
 	}
 	defer g.close()
-	for _, x := range list {
-		if x.rows != nil {
-			continue
-		}
-		if x.turned, err = repointed(ctx, conn, x.incoming, list); err != nil {
-			return 0, err
-		}
-	}
 	began := time.Now()
+	err = untilFree(ctx, conn, list[0].live.name, timeout, note, func() (err error) {
+		for _, x := range list {
+			if x.rows != nil {
+				continue
+			}
+			if x.turned, err = repointed(ctx, conn, x.incoming, list); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
 	wait := swapPauseMin
 	for {
 		blocked, err = trySwap(ctx, conn, g, list)
@@ -162,7 +169,92 @@ func swap(ctx context.Context, server *pg.Server, conn *pgx.Conn, list []*exchan
 		}
 		e.Holders = append(append(e.Holders, holders...), old...)
 	}
+	if len(e.Holders) == 0 { // it was a table elsewhere, that refers to them
+		if e.Holders, err = exclusiveHolders(ctx, conn); err != nil {
+			return 0, errors.Join(e, err)
+		}
+	}
 	return 0, e
+}
+
+// defaultSwapTimeout is how long to try to get locks where nothing is said.
+const defaultSwapTimeout = time.Minute
+
+// untilFree calls f, on a connection with a lock_timeout, again and again while
+// others are in its way, until the time is over: then its error is a SwapError.
+// f is for what reads definitions and sizes, for which whoever alters a table is
+// in the way, and leaves no transaction behind.
+func untilFree(ctx context.Context, conn *pgx.Conn, schema string, timeout time.Duration, note func(string), f func() error) error {
+	began := time.Now()
+	for pause := swapPauseMin; ; pause = min(2*pause, swapPauseMax) {
+		err := f()
+		if err == nil || ctx.Err() != nil || !inTheWay(err) {
+			return err
+		}
+		if time.Since(began)+pause > timeout {
+			e := &SwapError{Schema: schema, Waited: time.Since(began), Err: err}
+			if e.Holders, err = exclusiveHolders(ctx, conn); err != nil {
+				return errors.Join(e, err)
+			}
+			return e
+		}
+		if pause == swapPauseMin {
+			note(fmt.Sprintf("somebody alters tables of %q, or what refers to them: trying again for %s", schema, timeout.Round(time.Second)))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// setLockTimeout makes statements of a connection wait for others for a moment
+// only: definitions of views, and sizes, are read under locks on the tables.
+func setLockTimeout(ctx context.Context, conn *pgx.Conn, timeout time.Duration) error {
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", timeout.Milliseconds())); err != nil {
+		return fmt.Errorf("set lock_timeout: %w", err)
+	}
+	return nil
+}
+
+// rename gives the incoming schema the name of the live one, where there is no
+// live one: nobody uses it, and there is nothing to wait for but what it refers
+// to.
+func (x *exchange) rename(ctx context.Context, conn *pgx.Conn, timeout time.Duration, note func(string)) error {
+	all, err := listLabelled(ctx, conn)
+	if err != nil {
+		return err
+	}
+	var referred []string // or might be: schemas that were replaced
+	for _, l := range all {
+		referred = append(referred, l.Schema)
+	}
+	err = untilFree(ctx, conn, x.live.name, timeout, note, func() error {
+		turned, err := repointed(ctx, conn, x.incoming, []*exchange{x})
+		if err != nil {
+			return err
+		}
+		var sql strings.Builder // one message, and so one transaction
+		fmt.Fprintf(&sql, "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = %d;\n", lockTimeout.Milliseconds())
+		for _, statement := range turned {
+			sql.WriteString(statement + ";\n")
+		}
+		sql.WriteString(rename(x.incoming, x.live.name) + x.comment)
+		_, err = conn.PgConn().Exec(ctx, sql.String()).ReadAll()
+		return err
+	})
+	if e, ok := errors.AsType[*SwapError](err); ok && len(e.Holders) == 0 {
+		// A foreign key is made again under a lock that keeps writers out.
+		var holdersErr error
+		e.Holders, holdersErr = findHolders(ctx, conn, `l.mode <> 'AccessShareLock' AND c.relnamespace IN (
+			SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY($1))`, referred)
+		return errors.Join(e, holdersErr)
+	}
+	if err != nil {
+		return fmt.Errorf("rename schema %q: %w", x.incoming, err)
+	}
+	return nil
 }
 
 // errSnapshot says that a transaction has a snapshot that does not see the
@@ -337,14 +429,25 @@ const maxHolders = 5
 // lockHolders are the sessions that use tables of a schema, the oldest
 // transaction first.
 func lockHolders(ctx context.Context, q pg.Querier, schema uint32) ([]Holder, error) {
+	return findHolders(ctx, q, "c.relnamespace = $1", schema)
+}
+
+// exclusiveHolders are the sessions that keep others even from reading a table,
+// the oldest transaction first.
+func exclusiveHolders(ctx context.Context, q pg.Querier) ([]Holder, error) {
+	return findHolders(ctx, q, "l.mode = $1", "AccessExclusiveLock")
+}
+
+// findHolders finds the sessions that have locks for which a condition is true.
+func findHolders(ctx context.Context, q pg.Querier, condition string, arg any) ([]Holder, error) {
 	rows, err := q.Query(ctx, `
 		SELECT DISTINCT ON (coalesce(a.xact_start, 'infinity'), l.pid) l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''),
 			coalesce(a.state, ''), l.relation::regclass::text, a.xact_start, a.query_start
 		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 		LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 		WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND c.relnamespace = $1 AND l.pid <> pg_catalog.pg_backend_pid()
-		ORDER BY coalesce(a.xact_start, 'infinity'), l.pid, c.relkind <> 'r', l.relation LIMIT $2`, schema, maxHolders)
+		AND `+condition+` AND l.pid <> pg_catalog.pg_backend_pid()
+		ORDER BY coalesce(a.xact_start, 'infinity'), l.pid, c.relkind <> 'r', l.relation LIMIT $2`, arg, maxHolders)
 	if err != nil {
 		return nil, fmt.Errorf("find who uses the tables: %w", err)
 	}
@@ -393,6 +496,8 @@ func oldSnapshots(ctx context.Context, q pg.Querier, loaded time.Time) ([]Holder
 // repointed finds what refers from an incoming schema to replaced ones, and the
 // statements that make it refer to the live ones. That is so where a schema is
 // swapped back that refers to another, and the other was replaced since then.
+// Where there is no live one, they go on referring to the replaced one, which may
+// be swapped back as well.
 func repointed(ctx context.Context, conn *pgx.Conn, incoming string, list []*exchange) (statements []string, err error) {
 	all, err := listLabelled(ctx, conn)
 	if err != nil {
@@ -422,14 +527,11 @@ func repointedFrom(ctx context.Context, conn *pgx.Conn, replaced labelled, incom
 		return nil, nil
 	}
 	there, err := schemaExists(ctx, conn, replaced.Schema)
-	if err != nil {
+	if err != nil || !there {
 		return nil, err
 	}
-	sql := "BEGIN;\n"
-	if there {
-		sql += rename(replaced.Schema, ownName(replaced.Schema, "hidden", replaced.At, 1))
-	}
-	if _, err := conn.PgConn().Exec(ctx, sql+rename(replaced.name, replaced.Schema)).ReadAll(); err != nil {
+	sql := "BEGIN;\n" + rename(replaced.Schema, ownName(replaced.Schema, "hidden", replaced.At, 1)) + rename(replaced.name, replaced.Schema)
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 		return nil, errors.Join(fmt.Errorf("look at references to %q: %w", replaced.name, err), back(ctx, conn))
 	}
 	list, err = pg.ListReferences(ctx, conn, replaced.oid)
@@ -528,7 +630,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		} else {
 			u.loaded = now
 		}
-		l := label{State: stateStaged, Schema: u.target, Backup: r.Manifest.ID, At: r.Now(), Loaded: &u.loaded, Comment: u.comment}
+		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded, Comment: u.comment}
 		for _, p := range u.problems {
 			l.Lacks = append(l.Lacks, p.statement)
 		}

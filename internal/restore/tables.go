@@ -26,14 +26,12 @@ func (p *checker) renamed() error {
 		}
 	}
 	u := p.units[0]
-	if p.As != "" {
-		switch {
-		case p.As == u.entry.Schema:
-			return &UnsupportedError{Reason: fmt.Sprintf("--as %s is the name that it has", p.As), Remedy: "give another name, or leave --as out to replace the live schema"}
-		case len(p.As) > maxName, strings.HasPrefix(p.As, "pg_"), p.As == "information_schema", p.As == manifest.CoreSchema, strings.ContainsRune(p.As, 0):
-			return &UnsupportedError{Reason: fmt.Sprintf("%q cannot be the name of a schema", p.As), Remedy: fmt.Sprintf("a name has at most %d bytes and does not begin with pg_", maxName)}
-		case pg.IsOwn(p.As) && len(p.Tables) == 0:
-			return &UnsupportedError{Reason: fmt.Sprintf("%q is named like a schema of tenantkeep's own, which is no tenant", p.As), Remedy: "give another name with --as"}
+	switch {
+	case p.As == "":
+	case len(p.Tables) > 0 && pg.IsOwn(p.As): // as it is named without --as
+	default:
+		if err := checkNewName(p.As, u.entry.Schema); err != nil {
+			return err
 		}
 	}
 	if u.file == nil {
@@ -53,6 +51,19 @@ func (p *checker) renamed() error {
 	if len(missing) > 0 {
 		slices.Sort(known)
 		return &UnknownTableError{Schema: u.entry.Schema, Backup: p.Manifest.ID, Names: missing, Known: known}
+	}
+	return nil
+}
+
+// checkNewName checks the name under which a schema is to be restored.
+func checkNewName(name, schema string) error {
+	switch {
+	case name == schema:
+		return &UnsupportedError{Reason: fmt.Sprintf("--as %s is the name that it has", name), Remedy: "give another name, or leave --as out to replace the live schema"}
+	case len(name) > maxName, strings.HasPrefix(name, "pg_"), name == "information_schema", name == manifest.CoreSchema, strings.ContainsRune(name, 0):
+		return &UnsupportedError{Reason: fmt.Sprintf("%q cannot be the name of a schema", name), Remedy: fmt.Sprintf("a name has at most %d bytes and does not begin with pg_", maxName)}
+	case pg.IsOwn(name):
+		return &UnsupportedError{Reason: fmt.Sprintf("%q is named like a schema of tenantkeep's own, which is no tenant", name), Remedy: "give another name with --as"}
 	}
 	return nil
 }
@@ -190,8 +201,10 @@ func (r *run) compareSQL(ctx context.Context, u *unit) ([]string, error) {
 			return nil, fmt.Errorf("look at table %q: %w", name, err)
 		}
 		from, to := pg.Identifier(found, name), pg.Identifier(live, name)
+		// A name may have a line break in it, which would end the comment.
+		said := strings.NewReplacer("\n", " ", "\r", " ").Replace(to)
 		if !there {
-			list = append(list, fmt.Sprintf("-- %s does not exist any more; the table of the backup is %s", to, from))
+			list = append(list, fmt.Sprintf("-- %s does not exist any more; the backup has these rows\nSELECT * FROM %s;", said, from))
 			continue
 		}
 		names := make([]string, len(columns))
@@ -201,7 +214,7 @@ func (r *run) compareSQL(ctx context.Context, u *unit) ([]string, error) {
 		all := strings.Join(names, ", ")
 		if len(key) == 0 {
 			list = append(list,
-				fmt.Sprintf("-- rows of the backup that %s has not, or has otherwise (it has no primary key)\nSELECT %s FROM %s EXCEPT ALL SELECT %[2]s FROM %[1]s;", to, all, from))
+				fmt.Sprintf("-- rows of the backup that %s has not, or has otherwise (it has no primary key)\nSELECT %s FROM %s EXCEPT ALL SELECT %[2]s FROM %[4]s;", said, all, from, to))
 			continue
 		}
 		same := make([]string, len(key))
@@ -214,10 +227,13 @@ func (r *run) compareSQL(ctx context.Context, u *unit) ([]string, error) {
 			into = " OVERRIDING SYSTEM VALUE"
 		}
 		list = append(list,
-			fmt.Sprintf("-- rows of the backup that are not in %s any more\nSELECT r.* FROM %s r %s;", to, from, where),
+			fmt.Sprintf("-- rows of the backup that are not in %s any more\nSELECT r.* FROM %s r %s;", said, from, where),
 			fmt.Sprintf("-- rows that were changed since, as the backup has them\nSELECT r.* FROM %s r JOIN %s l ON %s\nWHERE ROW(r.%s)::text <> ROW(l.%s)::text;",
 				from, to, strings.Join(same, " AND "), strings.Join(names, ", r."), strings.Join(names, ", l.")),
 			fmt.Sprintf("-- puts the missing rows back\nINSERT INTO %s (%s)%s\nSELECT r.%s FROM %s r %s;", to, all, into, strings.Join(names, ", r."), from, where))
 	}
-	return append(list, fmt.Sprintf("-- when done\nDROP SCHEMA %s CASCADE;", pg.Identifier(found))), nil
+	// Not as a statement: whoever runs all of this at once, and finds that a row
+	// does not go back, needs the schema.
+	drop := strings.NewReplacer("\n", " ", "\r", " ").Replace(pg.Identifier(found))
+	return append(list, fmt.Sprintf("-- when done: DROP SCHEMA %s CASCADE;", drop)), nil
 }

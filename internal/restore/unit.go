@@ -180,6 +180,9 @@ func (u *unit) steps(ctx context.Context, want func(i int, s datafile.Statement)
 
 // skipped reports whether an option leaves a statement out.
 func (r *run) skipped(u *unit, s datafile.Statement) bool {
+	if !r.wanted(u, s) && u.file.Index.Frames[s.Frame].Kind == datafile.PostDataFrame {
+		return true
+	}
 	if u.inUse != nil {
 		return true // all objects are there
 	}
@@ -188,9 +191,6 @@ func (r *run) skipped(u *unit, s datafile.Statement) bool {
 		return r.NoOwner
 	case kindACL, kindDefaultACL:
 		return r.NoPrivileges
-	}
-	if !r.wanted(u, s) && u.file.Index.Frames[s.Frame].Kind == datafile.PostDataFrame {
-		return true
 	}
 	// The publications of a live schema go over to the one that replaces it.
 	return u.swaps() && isMembership(s)
