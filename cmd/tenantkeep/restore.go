@@ -264,7 +264,7 @@ func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, points pla
 	}
 	if len(opts.Schemas) == 0 && !opts.All {
 		return &usageError{
-			err:  fmt.Errorf("this would replace %s that are in use, beginning with %s", ui.Plural(int64(len(replaced)), "schema"), ui.Safe(replaced[0].As)),
+			err:  fmt.Errorf("this would replace live schemas: %s, beginning with %s", ui.Plural(int64(len(replaced)), "schema"), ui.Safe(replaced[0].As)),
 			hint: "name what is to be restored with --schema, or give --all",
 		}
 	}
