@@ -51,8 +51,10 @@ func Lost(err error) bool {
 		return true
 	}
 	var op *net.OpError
+	// The last is what a second user of a connection gets that was lost under the first.
 	return errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed)
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // Identifier quotes a name, with its schema if one is given, for SQL.
