@@ -2,11 +2,8 @@ package datafile
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"strconv"
-	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -29,35 +26,8 @@ type Compression struct {
 	Level     int
 }
 
-// maxLevel is the highest level that the ordinary tool of an algorithm takes
-// without further options.
-var maxLevel = map[Algorithm]int{Zstd: 19, Gzip: 9}
-
-// ParseCompression reads "zstd", "gzip" or "none", with ":" and a level after
-// one of the first two.
-func ParseCompression(s string) (Compression, error) {
-	name, level, hasLevel := strings.Cut(s, ":")
-	c := Compression{Algorithm: Algorithm(name)}
-	switch c.Algorithm {
-	case Zstd, Gzip, None:
-	default:
-		return c, fmt.Errorf("compression %q is not known: use zstd, gzip or none, with a level as in zstd:9", s)
-	}
-	if !hasLevel {
-		return c, nil
-	}
-	n, err := strconv.Atoi(level)
-	if err != nil || n < 1 || n > maxLevel[c.Algorithm] {
-		if c.Algorithm == None {
-			return c, errors.New("compression none has no levels")
-		}
-		return c, fmt.Errorf("compression %s takes a level from 1 to %d, not %q", name, maxLevel[c.Algorithm], level)
-	}
-	c.Level = n
-	return c, nil
-}
-
-// String is the form that ParseCompression reads.
+// String is the algorithm, and the level behind a colon unless it is the default:
+// "zstd", "gzip:9".
 func (c Compression) String() string {
 	if c.Level == 0 {
 		return string(c.Algorithm)

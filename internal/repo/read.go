@@ -105,29 +105,6 @@ func (r *Repo) Load(ctx context.Context, name string) (Backup, error) {
 	return Backup{ID: idOf(key), Key: key, Manifest: m}, nil
 }
 
-// Latest returns the newest backup that accept takes; nil takes all. It also
-// returns the newer ones whose manifests cannot be read, which the caller must
-// not pass over in silence. Where none is left the error matches ErrNoBackup.
-func (r *Repo) Latest(ctx context.Context, accept func(*manifest.Manifest) bool) (latest Backup, broken []Backup, err error) {
-	backups, err := r.List(ctx)
-	if err != nil {
-		return Backup{}, nil, err
-	}
-	for _, b := range backups {
-		switch {
-		case b.Err != nil:
-			broken = append(broken, b)
-		case accept == nil || accept(b.Manifest):
-			return b, broken, nil
-		}
-	}
-	err = fmt.Errorf("%w in %s", ErrNoBackup, r.Location())
-	if len(broken) > 0 {
-		err = fmt.Errorf("%w that can be read: backup %s: %w", err, broken[0].ID, broken[0].Err)
-	}
-	return Backup{}, broken, err
-}
-
 // What can be wrong with a data file.
 var (
 	ErrMissing = errors.New("the file is missing")

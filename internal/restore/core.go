@@ -470,13 +470,9 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	if err := r.coreOrphans(ctx, tenants); err != nil {
 		return err
 	}
-	point := ""
-	if r.Point != nil {
-		r.Progress.Note(slog.LevelInfo, "", fmt.Sprintf("Saving %s as a rollback point", some(names)))
-		var err error
-		if point, err = r.Point(ctx, names); err != nil {
-			return fmt.Errorf("save the rollback point: %w", err)
-		}
+	point, err := r.savePoint(ctx, names)
+	if err != nil {
+		return err
 	}
 	at := r.Now()
 	var loaded time.Time

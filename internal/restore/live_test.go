@@ -193,3 +193,23 @@ func TestRollback(t *testing.T) {
 	}
 	pgtest.RequireState(t, saved, db, pgtest.Compare{})
 }
+
+// Somebody works in a schema whose comment says that its restore is not done: it
+// is kept like any other that is replaced.
+func TestMarkedSchemaIsKept(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a")
+	b := save(t, db)
+	db.Exec(t, `COMMENT ON SCHEMA a IS 'tenantkeep: restore of 20260101_000000 not finished'; INSERT INTO a.orders VALUES (1000, 1)`)
+	result, _, err := b.into(t, t.Context(), db, only("a"), replace)
+	must(t, result, err)
+	if got := db.Query(t, "SELECT count(*) FROM "+ident(result.Tenants[0].Replaced)+".orders"); got[0] != "301" {
+		t.Errorf("the replaced schema has %s orders", got)
+	}
+	_, _, err = b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.Replace, o.As = true, "a_then" })
+	must(t, nil, err)
+	db.Exec(t, `COMMENT ON SCHEMA a_then IS 'tenantkeep: restore of 20260101_000000 not finished'`)
+	_, _, err = b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.Replace, o.As = true, "a_then" })
+	mustFind(t, err, `schema "a_then" exists already`, "--as")
+}

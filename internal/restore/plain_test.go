@@ -642,16 +642,18 @@ func TestScriptWaitsForCore(t *testing.T) {
 	if _, err := holder.Exec(t.Context(), "BEGIN; INSERT INTO public.core VALUES (2)"); err != nil {
 		t.Fatal(err)
 	}
-	released := make(chan struct{})
-	go func() {
-		defer close(released)
-		time.Sleep(2500 * time.Millisecond)
-		if _, err := holder.Exec(context.WithoutCancel(t.Context()), "COMMIT"); err != nil {
+	release := sync.OnceFunc(func() {
+		if _, err := holder.Exec(t.Context(), "COMMIT"); err != nil {
 			t.Error(err)
 		}
-	}()
-	result, n, err := runScript(t, db, "a.sql", script)
-	<-released
+	})
+	result, n, err := runScript(t, db, "a.sql", script, func(o *restore.Options, _ *restore.Script) {
+		o.Progress.(*notes).on = func(message string) {
+			if strings.Contains(message, "begins again") {
+				release()
+			}
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

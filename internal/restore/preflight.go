@@ -612,7 +612,9 @@ func (p *checker) occupied(ctx context.Context, s existing, u *unit) error {
 	if p.As != "" {
 		u = p.units[0]
 	}
-	if backup, ok := parseMark(s.Comment); ok {
+	// A mark says that nobody could use the schema yet, but a comment stays when
+	// somebody does, or copies it: where the schema can be replaced and kept, it is.
+	if backup, ok := parseMark(s.Comment); ok && (!p.Replace || p.run.core != nil) {
 		p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
 		p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
 		return nil

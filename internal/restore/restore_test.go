@@ -25,6 +25,7 @@ type notes struct {
 	mu   sync.Mutex
 	all  []string
 	rows int64
+	on   func(message string) // nil, or called with each note
 }
 
 func (n *notes) Start(string, int, int64) {}
@@ -40,6 +41,9 @@ func (n *notes) Note(level slog.Level, tenant, message string) {
 	defer n.mu.Unlock()
 	n.all = append(n.all, message)
 	n.t.Logf("%s %s %s", level, tenant, message)
+	if n.on != nil {
+		n.on(message)
+	}
 }
 
 func (n *notes) has(text string) bool {

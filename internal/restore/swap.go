@@ -655,13 +655,9 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 			return err
 		}
 	}
-	point := ""
-	if r.Point != nil {
-		r.Progress.Note(slog.LevelInfo, "", fmt.Sprintf("Saving %s as a rollback point", some(names)))
-		var err error
-		if point, err = r.Point(ctx, names); err != nil {
-			return fmt.Errorf("save the rollback point: %w", err)
-		}
+	point, err := r.savePoint(ctx, names)
+	if err != nil {
+		return err
 	}
 	var list []*exchange
 	for _, u := range units {
@@ -697,6 +693,19 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		}
 	}
 	return nil
+}
+
+// savePoint backs up live schemas before they are replaced, unless nobody wants
+// that, and returns the id.
+func (r *run) savePoint(ctx context.Context, schemas []string) (id string, err error) {
+	if r.Point == nil {
+		return "", nil
+	}
+	r.Progress.Note(slog.LevelInfo, "", fmt.Sprintf("Saving %s as a rollback point", some(schemas)))
+	if id, err = r.Point(ctx, schemas); err != nil {
+		return "", fmt.Errorf("save the rollback point: %w", err)
+	}
+	return id, nil
 }
 
 // lacking tries again what could not be made of a staging when it was restored.

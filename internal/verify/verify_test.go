@@ -90,13 +90,9 @@ func save(t testing.TB, dir string) *repo.Repo {
 		t.Fatal(err)
 	}
 	r := open(t, dir)
-	for _, c := range []string{"zstd", "gzip", "none"} {
-		compression, err := datafile.ParseCompression(c)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, algorithm := range []datafile.Algorithm{datafile.Zstd, datafile.Gzip, datafile.None} {
 		_, err = backup.Run(t.Context(), backup.Options{
-			Server: server, Repo: r, Type: manifest.Full, Jobs: 2, Version: "test", Compression: compression,
+			Server: server, Repo: r, Type: manifest.Full, Jobs: 2, Version: "test", Compression: datafile.Compression{Algorithm: algorithm},
 			Progress: &counter{}, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
