@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -39,6 +40,37 @@ type Header struct {
 	Tool        manifest.Tool     `json:"tool"`
 	Retention   int               `json:"retention_days"`
 	Requires    Requires          `json:"requires"`
+	// Definitions is the fingerprint of the definitions in the file, and of the
+	// pg_dump that wrote them; empty where it is not known.
+	Definitions string `json:"definitions,omitempty"`
+	// Files are the files of earlier backups that frames of this one lie in.
+	Files []FileRef `json:"files,omitempty"`
+}
+
+// FileRef is a data file of an earlier backup.
+type FileRef struct {
+	Key  string `json:"key"` // in the repository
+	Size int64  `json:"size"`
+	Hash string `json:"hash"` // of the whole file, as its manifest has it
+	Rows int64  `json:"rows"` // how many of its bytes hold rows, of all its frames
+}
+
+// Adds reports whether the file itself holds anything that is to be restored,
+// rather than referring to earlier ones for all of it.
+func (x *Index) Adds() bool {
+	return slices.ContainsFunc(x.Frames, func(f Frame) bool {
+		return f.File == 0 && f.Kind != GuardFrame && f.Kind != HeaderFrame
+	})
+}
+
+// Place is where a frame lies, as other files refer to it. self is the file
+// that the index is that of.
+func (x *Index) Place(self FileRef, frame int) (FileRef, Frame) {
+	f := x.Frames[frame]
+	if f.File > 0 {
+		return x.Header.Files[f.File-1], f
+	}
+	return self, f
 }
 
 // Requires is what must be there before a file can be restored.
@@ -63,6 +95,7 @@ type FrameKind string
 // The kinds of frame, in the order in which they stand in a file. Frames of
 // rows and of large objects may stand in any order among themselves.
 const (
+	GuardFrame     FrameKind = "guard" // keeps psql from loading a file that is no script by itself
 	HeaderFrame    FrameKind = "header"
 	PreDataFrame   FrameKind = "pre-data"
 	DataFrame      FrameKind = "data"
@@ -76,10 +109,12 @@ const (
 // Frame is one independently compressed piece of a file.
 type Frame struct {
 	Kind   FrameKind `json:"kind"`
-	Offset int64     `json:"offset"`         // in the file
-	Length int64     `json:"length"`         // in the file, compressed
+	File   int       `json:"file,omitempty"` // 0: this file; n: the n-th of Header.Files, counted from 1
+	Offset int64     `json:"offset"`         // in its file
+	Length int64     `json:"length"`         // in its file, compressed
 	Size   int64     `json:"size"`           // decompressed
 	Hash   string    `json:"hash,omitempty"` // sha256 of the decompressed bytes, hexadecimal; not for data, whose segments have their own
+	Stored string    `json:"stored"`         // sha256 of the bytes in the file, hexadecimal
 }
 
 // Statement is one step of the definitions or of what follows the data.
@@ -233,14 +268,25 @@ func decodeIndex(r io.Reader) (*Index, error) {
 	return x, nil
 }
 
-// validate checks that all places named by the index lie inside the file.
+// validate checks that all places named by the index lie inside the files, of
+// which this one's frames end at byte end.
 func (x *Index) validate(end int64) error {
 	var at int64
 	for i, f := range x.Frames {
-		if f.Offset != at || f.Length <= 0 || f.Size < 0 || f.Length > end-f.Offset {
+		limit := end
+		switch {
+		case f.File < 0 || f.File > len(x.Header.Files):
+			return fmt.Errorf("frame %d lies in a file that is not named", i)
+		case f.File > 0:
+			limit = x.Header.Files[f.File-1].Size
+		case f.Offset != at:
+			return fmt.Errorf("frame %d does not follow the one before it", i)
+		default:
+			at += f.Length
+		}
+		if f.Offset < 0 || f.Length <= 0 || f.Size < 0 || f.Length > limit-f.Offset {
 			return fmt.Errorf("frame %d lies outside the file", i)
 		}
-		at += f.Length
 	}
 	if at != end {
 		return fmt.Errorf("frames end at byte %d, the index begins at %d", at, end)
@@ -258,7 +304,10 @@ func (x *Index) validate(end int64) error {
 		var rows, size int64
 		for _, g := range t.Segments {
 			var segRows, segBytes int64
-			for _, p := range g.Pieces {
+			for i, p := range g.Pieces {
+				if i > 0 && p.Frame <= g.Pieces[i-1].Frame {
+					return fmt.Errorf("pieces of a segment of table %s are not in order", t.Name)
+				}
 				if !inside(p.Frame, p.Offset, p.Bytes) || p.Rows < 0 {
 					return fmt.Errorf("rows of table %s lie outside their frame", t.Name)
 				}

@@ -12,9 +12,14 @@ import (
 // File is a data file opened for reading. Frames may be read from several
 // goroutines at once.
 type File struct {
+	sources []source // this file, then those of Header.Files
+	Index   *Index
+}
+
+// source is where frames lie.
+type source struct {
 	r         io.ReaderAt
 	algorithm Algorithm
-	Index     *Index
 }
 
 // Open reads the index of a data file of size bytes. It does not read the
@@ -43,22 +48,94 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 	if err := x.validate(offset); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
-	return &File{r: r, algorithm: a, Index: x}, nil
+	return &File{sources: []source{{r, a}}, Index: x}, nil
+}
+
+// Refer tells where to read the files of earlier backups that frames lie in, in
+// the order of Header.Files. Before, only the file's own frames can be read. It
+// does not read them, except for their first bytes.
+func (f *File) Refer(earlier []io.ReaderAt) error {
+	sources := f.sources[:1:1]
+	for i, r := range earlier {
+		head := make([]byte, 4)
+		if _, err := r.ReadAt(head, 0); err != nil {
+			return fmt.Errorf("read %s: %w", f.Index.Header.Files[i].Key, err)
+		}
+		sources = append(sources, source{r, Detect(head)})
+	}
+	f.sources = sources
+	return nil
+}
+
+// section is the stored bytes of a frame.
+func (f *File) section(i int) (*io.SectionReader, Algorithm, error) {
+	if i < 0 || i >= len(f.Index.Frames) {
+		return nil, "", fmt.Errorf("frame %d does not exist", i)
+	}
+	fr := f.Index.Frames[i]
+	if fr.File >= len(f.sources) {
+		return nil, "", fmt.Errorf("frame %d lies in %s, which is not open", i, f.Index.Header.Files[fr.File-1].Key)
+	}
+	s := f.sources[fr.File]
+	return io.NewSectionReader(s.r, fr.Offset, fr.Length), s.algorithm, nil
+}
+
+// StoredFrame reads a frame as it is stored, checks it, and tells how it is
+// compressed.
+func (f *File) StoredFrame(i int) ([]byte, Algorithm, error) {
+	in, a, err := f.section(i)
+	if err != nil {
+		return nil, "", err
+	}
+	b := make([]byte, in.Size())
+	if _, err := io.ReadFull(in, b); err != nil {
+		return nil, "", fmt.Errorf("frame %d: %w", i, err)
+	}
+	if got := sha256.Sum256(b); hex.EncodeToString(got[:]) != f.Index.Frames[i].Stored {
+		return nil, "", f.changed(i)
+	}
+	return b, a, nil
+}
+
+// CheckFrame reads a frame as it is stored and compares it with its hash.
+func (f *File) CheckFrame(i int) error {
+	in, _, err := f.section(i)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	if n, err := io.Copy(h, in); err != nil {
+		return fmt.Errorf("frame %d: %w", i, err)
+	} else if n != in.Size() {
+		return fmt.Errorf("frame %d: %w", i, io.ErrUnexpectedEOF)
+	}
+	if hex.EncodeToString(h.Sum(nil)) != f.Index.Frames[i].Stored {
+		return f.changed(i)
+	}
+	return nil
+}
+
+func (f *File) changed(i int) error {
+	fr := f.Index.Frames[i]
+	if fr.File > 0 {
+		return fmt.Errorf("frame %d (%s) in %s does not have the contents that the index says", i, fr.Kind, f.Index.Header.Files[fr.File-1].Key)
+	}
+	return fmt.Errorf("frame %d (%s) does not have the contents that the index says", i, fr.Kind)
 }
 
 // OpenFrame opens a frame for reading from its first byte. The frame's length
 // is checked as it is read: one that is longer or shorter than the index says
 // ends in an error instead of io.EOF.
 func (f *File) OpenFrame(i int) (io.ReadCloser, error) {
-	if i < 0 || i >= len(f.Index.Frames) {
-		return nil, fmt.Errorf("frame %d does not exist", i)
+	in, a, err := f.section(i)
+	if err != nil {
+		return nil, err
 	}
-	fr := f.Index.Frames[i]
-	d, err := decompressor(f.algorithm, io.NewSectionReader(f.r, fr.Offset, fr.Length))
+	d, err := decompressor(a, in)
 	if err != nil {
 		return nil, fmt.Errorf("frame %d: %w", i, err)
 	}
-	return &frameReader{ReadCloser: d, frame: i, left: fr.Size}, nil
+	return &frameReader{ReadCloser: d, frame: i, left: f.Index.Frames[i].Size}, nil
 }
 
 // frameReader reports damage as errors that name the frame.
@@ -99,7 +176,7 @@ func (f *File) ReadFrame(i int, buf []byte) ([]byte, error) {
 	}
 	if want := f.Index.Frames[i].Hash; want != "" {
 		if got := sha256.Sum256(b.Bytes()); hex.EncodeToString(got[:]) != want {
-			return nil, fmt.Errorf("frame %d (%s) does not have the contents that the index says", i, f.Index.Frames[i].Kind)
+			return nil, f.changed(i)
 		}
 	}
 	return b.Bytes(), nil

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -102,6 +103,15 @@ func (e *Encoder) compress(p []byte) error {
 	return err
 }
 
+// Digest is the hash of what was written since Begin, as Frame.Hash has it; not
+// for rows.
+func (e *Encoder) Digest() (string, error) {
+	if err := e.flush(); err != nil {
+		return "", fmt.Errorf("compress: %w", err)
+	}
+	return hex.EncodeToString(e.hash.Sum(nil)), nil
+}
+
 func (e *Encoder) finish() error {
 	if err := e.flush(); err != nil {
 		return err
@@ -114,16 +124,17 @@ func (e *Encoder) finish() error {
 type Writer struct {
 	compression Compression
 
-	mu    sync.Mutex
-	w     io.Writer
-	at    int64
-	index Index
-	err   error // of the first write that failed: nothing may follow it
+	mu       sync.Mutex
+	w        io.Writer
+	at       int64
+	index    Index
+	referred map[referred]int // frames of earlier files, by their number here
+	err      error            // of the first write that failed: nothing may follow it
 }
 
 // NewWriter begins a data file.
 func NewWriter(w io.Writer, c Compression) *Writer {
-	return &Writer{w: w, compression: c}
+	return &Writer{w: w, compression: c, referred: map[referred]int{}}
 }
 
 // Append ends the encoder's frame and writes it to the file. It returns the
@@ -148,10 +159,46 @@ func (w *Writer) append(f Frame, b []byte) (int, error) {
 	if _, w.err = w.w.Write(b); w.err != nil {
 		return 0, w.err
 	}
-	f.Offset, f.Length = w.at, int64(len(b))
+	stored := sha256.Sum256(b)
+	f.File, f.Offset, f.Length, f.Stored = 0, w.at, int64(len(b)), hex.EncodeToString(stored[:])
 	w.at += f.Length
 	w.index.Frames = append(w.index.Frames, f)
 	return len(w.index.Frames) - 1, nil
+}
+
+// AppendStored writes a frame of another file of the same algorithm as it is
+// stored there, and returns its number here. The caller has checked the bytes.
+func (w *Writer) AppendStored(f Frame, stored []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.append(f, stored)
+}
+
+// Refer makes a frame of an earlier file one of this file's, without storing it
+// again, and returns its number here. f is as that file's own index has it.
+func (w *Writer) Refer(to FileRef, f Frame) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	place := referred{to.Key, f.Offset}
+	if n, ok := w.referred[place]; ok {
+		return n
+	}
+	n := slices.Index(w.index.Header.Files, to)
+	if n < 0 {
+		n = len(w.index.Header.Files)
+		w.index.Header.Files = append(w.index.Header.Files, to)
+	}
+	f.File = n + 1
+	w.index.Frames = append(w.index.Frames, f)
+	n = len(w.index.Frames) - 1
+	w.referred[place] = n
+	return n
+}
+
+// referred is the place of a frame in an earlier file.
+type referred struct {
+	key    string
+	offset int64
 }
 
 // AddStatements records statements for the index.
@@ -175,6 +222,7 @@ func (w *Writer) Close(e *Encoder, h Header) (*Index, error) {
 	defer w.mu.Unlock()
 	h.Format = IndexFormat
 	h.Compression = w.compression.String()
+	h.Files = w.index.Header.Files
 	w.index.Header = h
 	// The index must be readable with what it says: better no backup than
 	// one that cannot be restored.

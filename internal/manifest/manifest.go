@@ -93,7 +93,13 @@ type Schema struct {
 	Rows       int64     `json:"rows,omitempty"`
 	Bytes      int64     `json:"bytes,omitempty"`      // of COPY text, before compression
 	Snapshot   *Snapshot `json:"snapshot,omitempty"`   // where this schema had to be taken again, later than the backup's own moment
-	References []string  `json:"references,omitempty"` // files of earlier backups that this entry needs
+	References []string  `json:"references,omitempty"` // files of earlier backups that this entry needs besides its own
+
+	// Definitions and Content tell whether the schema looks as it did: a
+	// fingerprint of what its definitions are made from, and a digest of its
+	// rows and sequences. Empty where they are not known.
+	Definitions string `json:"definitions,omitempty"`
+	Content     string `json:"content,omitempty"`
 }
 
 // IsCore reports whether the entry is the core rather than a tenant.
@@ -126,8 +132,9 @@ type Segment struct {
 	EndBlock   int64   `json:"end,omitempty"`   // block after the last one; 0: to the end of the table
 	Rows       int64   `json:"rows"`
 	Bytes      int64   `json:"bytes"`
-	Hash       string  `json:"hash"`         // sha256 of the segment's COPY text, hexadecimal
-	Pieces     []Piece `json:"at,omitempty"` // where the rows lie, in order
+	Hash       string  `json:"hash"`          // sha256 of the segment's COPY text, hexadecimal
+	Checksum   string  `json:"sum,omitempty"` // of its rows, where it is not the whole table
+	Pieces     []Piece `json:"at,omitempty"`  // where the rows lie, in order
 }
 
 // Piece is a run of rows inside one frame of a data file.

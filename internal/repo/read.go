@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -44,15 +45,9 @@ var ErrNoBackup = errors.New("no such backup")
 // List returns all backups, newest first. One whose manifest is broken does
 // not hide the others: it is in the list with its error.
 func (r *Repo) List(ctx context.Context) ([]Backup, error) {
-	var backups []Backup
-	err := r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
-		if strings.HasSuffix(i.Key, jsonSuffix) && i.Key != latestManifest {
-			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified})
-		}
-		return nil
-	})
+	backups, err := r.names(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, err
 	}
 	for i := range backups {
 		b := &backups[i]
@@ -66,13 +61,55 @@ func (r *Repo) List(ctx context.Context) ([]Backup, error) {
 		if c := b.Time().Compare(a.Time()); c != 0 {
 			return c
 		}
-		// "_10" is newer than "_9".
-		if c := len(b.ID) - len(a.ID); c != 0 {
-			return c
-		}
-		return strings.Compare(b.ID, a.ID)
+		return later(a, b)
 	})
 	return backups, nil
+}
+
+// names lists the backups without reading their manifests.
+func (r *Repo) names(ctx context.Context) ([]Backup, error) {
+	var backups []Backup
+	err := r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
+		if strings.HasSuffix(i.Key, jsonSuffix) && i.Key != latestManifest {
+			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	return backups, nil
+}
+
+// later orders backups of one second by their ids: "_10" is newer than "_9".
+func later(a, b Backup) int {
+	return cmp.Or(len(b.ID)-len(a.ID), strings.Compare(b.ID, a.ID))
+}
+
+// Newest calls yield for one backup after the other, the one with the newest id
+// first, until it returns false. A manifest is read when its turn comes, so that
+// few are where few are needed.
+func (r *Repo) Newest(ctx context.Context, yield func(Backup) bool) error {
+	backups, err := r.names(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(backups, func(a, b Backup) int {
+		if c := b.Time().Compare(a.Time()); c != 0 { // of the id: nothing has been read
+			return c
+		}
+		return later(a, b)
+	})
+	for _, b := range backups {
+		b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !errors.Is(b.Err, fs.ErrNotExist) && !yield(b) {
+			return nil
+		}
+	}
+	return nil
 }
 
 func (r *Repo) readManifest(ctx context.Context, key string) (*manifest.Manifest, error) {
@@ -115,7 +152,7 @@ var (
 // DataError says what is wrong with the data file of a schema. It matches
 // ErrMissing, ErrSize or ErrHash, or wraps the error of reading it.
 type DataError struct {
-	Schema, Tenant string
+	Schema, Tenant string // empty: of a file that others refer to
 	Key            string
 	Err            error
 	Want, Got      string // size or hash; empty where it is neither
@@ -123,6 +160,9 @@ type DataError struct {
 
 // Error names schema, file and what is wrong.
 func (e *DataError) Error() string {
+	if e.Schema == "" {
+		return fmt.Sprintf("data file %s: %s", e.Key, e.What())
+	}
 	return fmt.Sprintf("data file %s of schema %q: %s", e.Key, e.Schema, e.What())
 }
 

@@ -206,15 +206,29 @@ func (p *checker) file(ctx context.Context, u *unit) error {
 	if err != nil {
 		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
 	}
-	if err := CheckIndex(f.Index, p.Manifest, u.entry); err != nil {
+	if err := CheckIndex(f.Index, u.entry); err != nil {
 		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
+	}
+	if err := u.data.refer(ctx, f); err != nil {
+		return err
+	}
+	for i, frame := range f.Index.Frames {
+		if frame.File == 0 {
+			continue // the whole file has been read
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if err := f.CheckFrame(i); err != nil {
+			return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
+		}
 	}
 	u.file = f
 	return p.readDefinitions(ctx, u)
 }
 
-// CheckIndex compares an index with what the manifest says of its file.
-func CheckIndex(x *datafile.Index, m *manifest.Manifest, e manifest.Schema) error {
+// CheckIndex compares an index with what a manifest says of its file.
+func CheckIndex(x *datafile.Index, e manifest.Schema) error {
 	var rows int64
 	for i := range x.Tables {
 		rows += x.Tables[i].Rows
@@ -223,8 +237,8 @@ func CheckIndex(x *datafile.Index, m *manifest.Manifest, e manifest.Schema) erro
 	switch {
 	case h.Schema != e.Schema:
 		return fmt.Errorf("it holds schema %q, the manifest says %q", h.Schema, e.Schema)
-	case h.Backup != m.ID:
-		return fmt.Errorf("it belongs to backup %s, the manifest is that of %s", h.Backup, m.ID)
+	case h.Backup != e.Timestamp:
+		return fmt.Errorf("it was written by backup %s, the manifest says %s", h.Backup, e.Timestamp)
 	case rows != e.Rows:
 		return fmt.Errorf("it holds %d rows, the manifest says %d", rows, e.Rows)
 	case int64(len(x.Tables)) != e.Tables:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -274,12 +275,6 @@ func (r *run) choose() error {
 		if len(r.Schemas) > 0 && !chosen[entry.Schema] {
 			continue
 		}
-		if entry.Filepath == "" || len(entry.References) > 0 {
-			return &UnsupportedError{
-				Reason: fmt.Sprintf("tenant %s: the backup is incremental and refers to other backups", entry.Tenant),
-				Remedy: "restore a full backup",
-			}
-		}
 		u := &unit{entry: entry, core: entry.IsCore(), comments: map[string]string{}, present: map[string]bool{}}
 		u.data = &data{repo: r.Repo, manifest: m, entry: entry}
 		if u.core {
@@ -347,24 +342,85 @@ type data struct {
 	manifest *manifest.Manifest
 	entry    manifest.Schema
 
-	mu     sync.Mutex
-	object storage.Object
-	users  int
+	mu       sync.Mutex
+	object   storage.Object
+	referred []referred // files of earlier backups that it refers to
+	users    int
 }
+
+// referred is a file that a data file refers to, open as long as that one.
+type referred struct {
+	datafile.FileRef
+	data   *data
+	object storage.Object
+}
+
+// ReadAt reads from the open file.
+func (r *referred) ReadAt(p []byte, off int64) (int, error) { return r.data.readAt(&r.object, p, off) }
 
 // acquire opens the file, unless it is open. release must follow.
 func (d *data) acquire(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.users == 0 {
-		o, err := d.repo.OpenData(ctx, d.manifest, d.entry)
-		if err != nil {
-			return err
+		if err := d.open(ctx); err != nil {
+			return errors.Join(err, d.close())
 		}
-		d.object = o
 	}
 	d.users++
 	return nil
+}
+
+func (d *data) open(ctx context.Context) (err error) {
+	if d.object, err = d.repo.OpenData(ctx, d.manifest, d.entry); err != nil {
+		return err
+	}
+	for i := range d.referred {
+		if err := d.referred[i].open(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *referred) open(ctx context.Context) (err error) {
+	r.object, err = r.data.repo.OpenReferred(ctx, r.FileRef)
+	return err
+}
+
+func (d *data) close() error {
+	var errs []error
+	for i := range d.referred {
+		if o := &d.referred[i].object; *o != nil {
+			errs = append(errs, (*o).Close())
+			*o = nil
+		}
+	}
+	if d.object != nil {
+		errs = append(errs, d.object.Close())
+		d.object = nil
+	}
+	return errors.Join(errs...)
+}
+
+// refer opens the files that an open file refers to, and keeps them open as long
+// as that one.
+func (d *data) refer(ctx context.Context, f *datafile.File) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.referred = make([]referred, len(f.Index.Header.Files))
+	sources := make([]io.ReaderAt, len(d.referred))
+	for i, ref := range f.Index.Header.Files {
+		r := &d.referred[i]
+		*r = referred{FileRef: ref, data: d}
+		if err := r.open(ctx); err != nil {
+			return err
+		}
+		sources[i] = r
+	}
+	d.mu.Unlock() // they are read
+	defer d.mu.Lock()
+	return f.Refer(sources)
 }
 
 func (d *data) release() {
@@ -372,15 +428,16 @@ func (d *data) release() {
 	defer d.mu.Unlock()
 	d.users--
 	if d.users == 0 {
-		_ = d.object.Close() // it was only read
-		d.object = nil
+		_ = d.close() // it was only read
 	}
 }
 
 // ReadAt reads from the open file.
-func (d *data) ReadAt(p []byte, off int64) (int, error) {
+func (d *data) ReadAt(p []byte, off int64) (int, error) { return d.readAt(&d.object, p, off) }
+
+func (d *data) readAt(object *storage.Object, p []byte, off int64) (int, error) {
 	d.mu.Lock()
-	o := d.object
+	o := *object
 	d.mu.Unlock()
 	if o == nil {
 		return 0, errors.New("read a data file that is not open")

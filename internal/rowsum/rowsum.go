@@ -39,7 +39,17 @@ func (s *Sum) Merge(o Sum) {
 	s.lo += o.lo
 }
 
+const checksumFormat = "xxh3-sum:%016x%016x"
+
 // Checksum is the checksum as manifests and indexes write it.
-func (s Sum) Checksum() string {
-	return fmt.Sprintf("xxh3-sum:%016x%016x", s.hi, s.lo)
+func (s Sum) Checksum() string { return fmt.Sprintf(checksumFormat, s.hi, s.lo) }
+
+// Parse makes the sum of rows that are known by their count, their bytes and
+// their checksum.
+func Parse(rows, bytes int64, checksum string) (Sum, error) {
+	s := Sum{Rows: rows, Bytes: bytes}
+	if _, err := fmt.Sscanf(checksum, checksumFormat, &s.hi, &s.lo); err != nil || s.Checksum() != checksum {
+		return Sum{}, fmt.Errorf("%q is not a checksum of rows", checksum)
+	}
+	return s, nil
 }

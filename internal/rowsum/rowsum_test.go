@@ -71,3 +71,16 @@ func BenchmarkAdd(b *testing.B) {
 		s.Add(row)
 	}
 }
+
+func TestParse(t *testing.T) {
+	want := sum("a\t1\n", "b\t2\n")
+	got, err := rowsum.Parse(want.Rows, want.Bytes, want.Checksum())
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	for _, bad := range []string{"", "xxh3-sum:1", "sha256:" + want.Checksum()[9:], want.Checksum() + "0"} {
+		if _, err := rowsum.Parse(0, 0, bad); err == nil {
+			t.Errorf("%q was taken for a checksum", bad)
+		}
+	}
+}

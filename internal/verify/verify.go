@@ -4,14 +4,10 @@
 package verify
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 	"maps"
@@ -27,7 +23,6 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
-	"github.com/tenantkeep/tenantkeep/internal/rowsum"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
 
@@ -88,11 +83,19 @@ const maxProblems = 5
 
 // file is one data file to verify.
 type file struct {
+	key     string
+	holders []holder // whose backups name it; incrementals name files of earlier ones
+	needed  bool     // other files refer to it
+}
+
+// holder is an entry of a backup.
+type holder struct {
 	backup repo.Backup
 	order  int // of the backup, the newest first
 	entry  manifest.Schema
-	key    string
 }
+
+func (f *file) size() int64 { return f.holders[0].entry.Size }
 
 // run is one verification.
 type run struct {
@@ -100,6 +103,7 @@ type run struct {
 	mu     sync.Mutex
 	report Report
 	uses   map[string]use // by schema
+	good   goodSegments
 }
 
 // use is which schemas the newest file of a schema requires.
@@ -121,20 +125,27 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		o.Progress.Start("verify", len(files), size)
 		defer o.Progress.Finish()
 	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(o.Jobs)
-	for _, f := range files {
-		group.Go(func() error {
-			errs := r.verify(groupCtx, f)
-			if groupCtx.Err() != nil {
-				return context.Cause(groupCtx)
-			}
-			r.found(f, errs)
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
+	// Those that refer to others come last: what the others hold is known then.
+	whole, others := partition(files, func(f *file) bool { return len(f.holders[0].entry.References) == 0 })
+	for _, stage := range [][]*file{whole, others} {
+		group, groupCtx := errgroup.WithContext(ctx)
+		group.SetLimit(o.Jobs)
+		for _, f := range stage {
+			group.Go(func() error {
+				errs := r.verify(groupCtx, f)
+				if groupCtx.Err() != nil {
+					return context.Cause(groupCtx)
+				}
+				for _, h := range f.holders {
+					r.found(f.key, h, errs)
+				}
+				r.done(f, errs)
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err
+		}
 	}
 	slices.SortStableFunc(r.report.Problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(b.Backup, a.Backup), strings.Compare(a.File, b.File))
@@ -144,8 +155,22 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return &r.report, nil
 }
 
+// partition divides a list by a property, in its order.
+func partition[T any](list []T, has func(T) bool) (with, without []T) {
+	for _, v := range list {
+		if has(v) {
+			with = append(with, v)
+		} else {
+			without = append(without, v)
+		}
+	}
+	return with, without
+}
+
 // files lists the data files, the largest first, and their size.
-func (r *run) files() (files []file, size int64) {
+func (r *run) files() (files []*file, size int64) {
+	byKey := map[string]*file{}
+	needed := map[string]bool{}
 	for order, b := range r.Backups {
 		if b.Err != nil {
 			r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, File: b.Key, Error: "the manifest cannot be read: " + b.Err.Error()})
@@ -155,29 +180,38 @@ func (r *run) files() (files []file, size int64) {
 			if len(r.Schemas) > 0 && !slices.Contains(r.Schemas, e.Schema) && !slices.Contains(r.Schemas, e.Tenant) {
 				continue
 			}
-			if e.Filepath == "" { // everything of it is in files of earlier backups
-				continue
-			}
+			h := holder{b, order, e}
 			key, err := e.Key(b.Manifest.Format)
-			f := file{b, order, e, key}
 			if err != nil {
-				f.key = e.Filepath
-				r.found(f, []error{err})
+				r.found(e.Filepath, h, []error{err})
 				continue
 			}
-			files = append(files, f)
-			size += e.Size
-			if b.Manifest.Format == 0 {
-				r.report.Legacy++
+			for _, ref := range e.References {
+				needed[ref] = true
 			}
+			f := byKey[key]
+			if f == nil {
+				f = &file{key: key}
+				byKey[key] = f
+				files = append(files, f)
+				size += e.Size
+				if b.Manifest.Format == 0 {
+					r.report.Legacy++
+				}
+			}
+			f.holders = append(f.holders, h)
 		}
 	}
+	for _, f := range files {
+		f.needed = needed[f.key]
+	}
 	r.report.Files, r.report.Bytes = len(files), size
-	slices.SortStableFunc(files, func(a, b file) int { return cmp.Compare(b.entry.Size, a.entry.Size) })
+	slices.SortStableFunc(files, func(a, b *file) int { return cmp.Compare(b.size(), a.size()) })
 	return files, size
 }
 
-func (r *run) found(f file, errs []error) {
+// found notes what is wrong with the file of an entry.
+func (r *run) found(key string, h holder, errs []error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, err := range errs {
@@ -185,34 +219,43 @@ func (r *run) found(f file, errs []error) {
 			err = fmt.Errorf("and %d more problems", len(errs)-i)
 		}
 		text := err.Error()
-		if wrong, ok := errors.AsType[*repo.DataError](err); ok {
+		if wrong, ok := errors.AsType[*repo.DataError](err); ok && wrong.Key == key {
 			text = wrong.What() // the file is named beside it
 		}
 		r.report.Problems = append(r.report.Problems, Problem{
-			Backup: f.backup.ID, Schema: f.entry.Schema, Tenant: f.entry.Tenant, File: f.key, Error: text,
+			Backup: h.backup.ID, Schema: h.entry.Schema, Tenant: h.entry.Tenant, File: key, Error: text,
 		})
 		if i == maxProblems {
 			break
 		}
 	}
+}
+
+func (r *run) done(f *file, errs []error) {
 	var first error
 	if len(errs) > 0 {
-		first = fmt.Errorf("backup %s: %w", f.backup.ID, errs[0])
+		first = fmt.Errorf("backup %s: %w", f.holders[0].backup.ID, errs[0])
 	}
-	r.Progress.TenantDone(f.entry.Tenant, first)
+	r.Progress.TenantDone(f.holders[0].entry.Tenant, first)
 }
 
 // verify checks one file and returns what is wrong with it.
-func (r *run) verify(ctx context.Context, f file) []error {
-	m := f.backup.Manifest
-	object, err := r.Repo.OpenData(ctx, m, f.entry)
+func (r *run) verify(ctx context.Context, f *file) []error {
+	h := f.holders[0]
+	m := h.backup.Manifest
+	object, err := r.Repo.OpenData(ctx, m, h.entry)
 	if err != nil {
 		return []error{err}
 	}
 	defer object.Close() //nolint:errcheck // it was only read
 	var errs []error
-	if err := repo.CheckHash(ctx, object, m, f.entry, func(n int64) { r.Progress.Add(n, 0) }); err != nil {
+	if err := repo.CheckHash(ctx, object, m, h.entry, func(n int64) { r.Progress.Add(n, 0) }); err != nil {
 		errs = append(errs, err)
+	}
+	for _, other := range f.holders[1:] {
+		if other.entry.Size != h.entry.Size || other.entry.Hash != h.entry.Hash {
+			errs = append(errs, fmt.Errorf("backups %s and %s have other sizes or hashes of it", h.backup.ID, other.backup.ID))
+		}
 	}
 	// What is inside says how much of a changed file is lost.
 	if m.Format == 0 {
@@ -258,24 +301,38 @@ func (c *cancelled) Read(p []byte) (int, error) {
 	return c.Reader.Read(p)
 }
 
-// contents reads a data file frame by frame and compares it with its index,
-// and that with the manifest.
-func (r *run) contents(ctx context.Context, object storage.Object, f file) []error {
+// contents reads a data file frame by frame and compares it with its index, and
+// that with the manifest. Of the earlier files that it refers to it reads what
+// was not read for themselves.
+func (r *run) contents(ctx context.Context, object storage.Object, f *file) []error {
+	entry := f.holders[0].entry
 	d, err := datafile.Open(object, object.Size())
 	if err != nil {
 		return []error{err}
 	}
-	var errs []error
-	if err := restore.CheckIndex(d.Index, f.backup.Manifest, f.entry); err != nil {
-		errs = append(errs, err)
+	errs := f.checkIndex(d.Index)
+	earlier, missing := r.openReferred(ctx, d)
+	defer func() {
+		for _, o := range earlier {
+			_ = o.Close() // it was only read
+		}
+	}()
+	if len(missing) > 0 {
+		return append(errs, missing...)
 	}
-	c := newCounter(d.Index)
+	c := newCounter(d.Index, datafile.FileRef{Key: f.key, Size: entry.Size, Hash: entry.Hash}, &r.good)
 	var buffer []byte
 	for i, frame := range d.Index.Frames {
 		if ctx.Err() != nil {
 			return errs
 		}
+		if frame.File > 0 && c.isKnown(i) {
+			continue
+		}
 		text, err := d.ReadFrame(i, buffer)
+		if err == nil {
+			err = d.CheckFrame(i)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			c.damaged(i)
@@ -290,15 +347,54 @@ func (r *run) contents(ctx context.Context, object storage.Object, f file) []err
 			r.Progress.Add(0, c.take())
 		}
 	}
-	errs = append(errs, c.judge()...)
+	errs = append(errs, c.judge(f.needed)...)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Tables += int64(len(d.Index.Tables))
 	r.report.Rows += c.rows
-	if known, ok := r.uses[f.entry.Schema]; !ok || f.order < known.order {
-		r.uses[f.entry.Schema] = use{f.order, f.entry.Tenant, d.Index.Header.Requires.Schemas}
+	for _, h := range f.holders {
+		if known, ok := r.uses[entry.Schema]; !ok || h.order < known.order {
+			r.uses[entry.Schema] = use{h.order, entry.Tenant, d.Index.Header.Requires.Schemas}
+		}
 	}
 	return errs
+}
+
+// checkIndex compares an index with the entries that name its file.
+func (f *file) checkIndex(x *datafile.Index) (errs []error) {
+	for _, h := range f.holders {
+		if err := restore.CheckIndex(x, h.entry); err != nil {
+			return append(errs, err)
+		}
+		refers := make([]string, len(x.Header.Files))
+		for i, ref := range x.Header.Files {
+			refers[i] = ref.Key
+		}
+		if !slices.Equal(refers, h.entry.References) {
+			return append(errs, fmt.Errorf("it refers to the files %q, the manifest of backup %s says %q", refers, h.backup.ID, h.entry.References))
+		}
+	}
+	return nil
+}
+
+// openReferred opens the files that a data file refers to.
+func (r *run) openReferred(ctx context.Context, d *datafile.File) (opened []storage.Object, errs []error) {
+	var sources []io.ReaderAt
+	for _, ref := range d.Index.Header.Files {
+		o, err := r.Repo.OpenReferred(ctx, ref)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		opened = append(opened, o)
+		sources = append(sources, o)
+	}
+	if len(errs) == 0 {
+		if err := d.Refer(sources); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return opened, errs
 }
 
 // leaks finds the tenants that others need, by the newest file of each: what was
@@ -331,108 +427,4 @@ func (r *run) tenantOf(schema string) string {
 		}
 	}
 	return schema
-}
-
-// counter counts and hashes the rows of a data file while its frames go by.
-type counter struct {
-	index  *datafile.Index
-	sums   []rowsum.Sum // by table
-	lost   []bool       // rows of the table lie in a frame that cannot be read
-	places map[int][]place
-	hashes map[[2]int]hash.Hash // by table and segment, while it is read
-	errs   []error
-	rows   int64
-	fresh  int64 // rows since take
-}
-
-// place is where rows lie in a frame.
-type place struct {
-	table, segment, piece int
-	manifest.Piece
-}
-
-func newCounter(x *datafile.Index) *counter {
-	c := &counter{
-		index: x, sums: make([]rowsum.Sum, len(x.Tables)), lost: make([]bool, len(x.Tables)),
-		places: map[int][]place{}, hashes: map[[2]int]hash.Hash{},
-	}
-	for t := range x.Tables {
-		for s, g := range x.Tables[t].Segments {
-			for p, piece := range g.Pieces {
-				c.places[piece.Frame] = append(c.places[piece.Frame], place{t, s, p, piece})
-			}
-		}
-	}
-	return c
-}
-
-// damaged notes that a frame cannot be read.
-func (c *counter) damaged(frame int) {
-	for _, p := range c.places[frame] {
-		c.lost[p.table] = true
-	}
-}
-
-// frame counts the rows of one frame.
-func (c *counter) frame(i int, text []byte) {
-	for _, p := range c.places[i] {
-		rows := text[p.Offset : p.Offset+p.Bytes]
-		before := c.sums[p.table].Rows
-		for rest := rows; len(rest) > 0; {
-			end := bytes.IndexByte(rest, '\n') + 1
-			if end == 0 {
-				end = len(rest)
-			}
-			c.sums[p.table].Add(rest[:end])
-			rest = rest[end:]
-		}
-		n := c.sums[p.table].Rows - before
-		c.rows += n
-		c.fresh += n
-		c.hash(p, rows)
-	}
-}
-
-// hash adds rows to the hash of their segment, whose pieces stand in the file
-// in their order.
-func (c *counter) hash(p place, rows []byte) {
-	key := [2]int{p.table, p.segment}
-	h := c.hashes[key]
-	if h == nil {
-		h = sha256.New()
-		c.hashes[key] = h
-	}
-	h.Write(rows)
-	g := c.index.Tables[p.table].Segments[p.segment]
-	if p.piece < len(g.Pieces)-1 {
-		return
-	}
-	delete(c.hashes, key)
-	if got := hex.EncodeToString(h.Sum(nil)); got != g.Hash && !c.lost[p.table] {
-		c.errs = append(c.errs, fmt.Errorf("segment %d of table %s has other contents than its index says", p.segment+1, c.index.Tables[p.table].Name))
-	}
-}
-
-// take returns the rows that were counted since it was called before.
-func (c *counter) take() int64 {
-	n := c.fresh
-	c.fresh = 0
-	return n
-}
-
-// judge compares the sums with the index.
-func (c *counter) judge() []error {
-	errs := c.errs
-	for i := range c.index.Tables {
-		t := &c.index.Tables[i]
-		switch {
-		case c.lost[i]:
-			errs = append(errs, fmt.Errorf("table %s: rows of it are in a frame that cannot be read", t.Name))
-		case c.sums[i].Rows != t.Rows:
-			errs = append(errs, fmt.Errorf("table %s has %d rows, its index says %d", t.Name, c.sums[i].Rows, t.Rows))
-		case c.sums[i].Checksum() != t.Checksum:
-			errs = append(errs, fmt.Errorf("table %s: the checksum of its %d rows is not that of its index", t.Name, t.Rows))
-		}
-	}
-	return errs
 }
