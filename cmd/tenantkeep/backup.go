@@ -18,15 +18,19 @@ import (
 
 // BackupOptions are the flags of the command backup that are no settings.
 type BackupOptions struct {
-	Tenant string
-	DryRun bool
-	Yes    bool
-	Format format
+	Tenant     string
+	Parent     string
+	NoReuseDDL bool
+	DryRun     bool
+	Yes        bool
+	Format     format
 }
 
 // AddFlags adds the flags.
 func (o *BackupOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Tenant, "tenant", "", "`NAME` of the tenant, for names of files and lists; needs one --schema")
+	flags.StringVar(&o.Parent, "parent", "", "build an incremental backup on the backup `ID`, instead of the newest of each schema")
+	flags.BoolVar(&o.NoReuseDDL, "no-reuse-ddl", false, "let pg_dump write all definitions anew, those too that did not change")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be backed up, and do nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "ask nothing; a backup never does")
 	o.Format.addFlag(flags, formatTable, formatJSON)
@@ -47,9 +51,14 @@ application works on. A tenant whose tables are changed at that very moment is
 taken again. The backup exists once its manifest is written, as the last thing;
 an interrupted run leaves nothing behind that could be mistaken for one.
 
+An incremental backup stores what changed since the newest backup of each schema,
+and refers to the files of earlier ones for the rest. It is a complete restore
+point all the same. A schema that has no earlier backup is taken in full.
+
 Exit codes: 0 all saved, 1 nothing saved, 2 wrong usage, 3 some tenants failed
 and the others are safe, 130 interrupted.`,
 		Example: `  tenantkeep backup
+  tenantkeep backup --backup-type incremental
   tenantkeep backup --schema customer_a --schema customer_b
   tenantkeep backup --exclude-schema staging --compression zstd:9`,
 		GroupID: groupProtect,
@@ -63,16 +72,19 @@ and the others are safe, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
+	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "max-chain", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
 	return cmd
 }
 
 func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, opts BackupOptions) error {
-	if cfg.BackupType != string(manifest.Full) {
+	if cfg.BackupType == string(manifest.Baseline) {
 		return &usageError{
-			err:  fmt.Errorf("%s: this version takes full backups only, not %q", name(cfg, "backup-type"), cfg.BackupType),
-			hint: "leave --backup-type away, or give full",
+			err:  fmt.Errorf("%s: this version takes full and incremental backups, no baselines", name(cfg, "backup-type")),
+			hint: "leave --backup-type away, or give full or incremental",
 		}
+	}
+	if opts.Parent != "" && cfg.BackupType != string(manifest.Incremental) {
+		return usagef("--parent is what an incremental backup builds on: give --backup-type incremental with it")
 	}
 	if opts.Tenant != "" && len(cfg.Schemas) != 1 {
 		return usagef("--tenant names one tenant: give exactly one --schema with it")
@@ -88,7 +100,7 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	result, err := backup.Run(ctx, backup.Options{
 		Server: target, Repo: repository,
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
-		Type:          manifest.Full,
+		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, NoReuseDDL: opts.NoReuseDDL,
 		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 		RetentionDays: cfg.RetentionDays, Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
 		DryRun: opts.DryRun, Version: buildVersion().Version,
@@ -119,7 +131,12 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, o
 		a.ui().Printf("The database has no tenants: only core was there to be saved.")
 	}
 	a.ui().Printf("Saved %s: %s, %s.", savedWhat(s), ui.Plural(s.Tables, "table"), ui.Plural(s.Rows, "row"))
-	a.ui().Printf("%s of rows became %s in %s.", ui.Bytes(s.Bytes), ui.Bytes(s.Stored), ui.Duration(r.Elapsed))
+	if s.Type == string(manifest.Incremental) {
+		a.ui().Printf("%s of rows, of which %s is new in %s; %s did not change since %s.", ui.Bytes(s.Bytes), ui.Bytes(s.Stored),
+			ui.Duration(r.Elapsed), ui.Plural(s.Unchanged, "schema"), s.Parent)
+	} else {
+		a.ui().Printf("%s of rows became %s in %s.", ui.Bytes(s.Bytes), ui.Bytes(s.Stored), ui.Duration(r.Elapsed))
+	}
 	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
 	_, err := fmt.Fprintln(a.stdout, s.ManifestPath)
 	return err
@@ -129,13 +146,16 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, o
 type backupSummary struct {
 	Kind         string             `json:"kind"`
 	ID           string             `json:"id"`
+	Type         string             `json:"type"`
+	Parent       string             `json:"parent,omitempty"`
 	ManifestPath string             `json:"manifest"`
 	Core         bool               `json:"core"`
 	Tenants      int64              `json:"tenants"`
 	Tables       int64              `json:"tables"`
 	Rows         int64              `json:"rows"`
 	Bytes        int64              `json:"bytes"`
-	Stored       int64              `json:"stored"`
+	Stored       int64              `json:"stored"`    // by this run
+	Unchanged    int64              `json:"unchanged"` // schemas of which nothing had to be stored
 	Seconds      float64            `json:"seconds"`
 	Failures     []manifest.Failure `json:"failures"`
 }
@@ -143,7 +163,7 @@ type backupSummary struct {
 func summarize(r *backup.Result, location string) backupSummary {
 	m := r.Manifest
 	s := backupSummary{
-		Kind: "summary", ID: m.ID, ManifestPath: location + "/manifests/backup_manifest_" + m.ID + ".json",
+		Kind: "summary", ID: m.ID, Type: string(m.BackupType), Parent: m.Parent, ManifestPath: location + "/manifests/backup_manifest_" + m.ID + ".json",
 		Seconds: r.Elapsed.Seconds(), Failures: m.Failures,
 	}
 	if s.Failures == nil {
@@ -158,7 +178,11 @@ func summarize(r *backup.Result, location string) backupSummary {
 		s.Tables += e.Tables
 		s.Rows += e.Rows
 		s.Bytes += e.Bytes
-		s.Stored += e.Size
+		if e.Timestamp == m.ID {
+			s.Stored += e.Size
+		} else {
+			s.Unchanged++
+		}
 	}
 	return s
 }

@@ -97,6 +97,7 @@ func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
 		newRestoreCommand(a),
+		newExportCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
 		newListCommand(a),

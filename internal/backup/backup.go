@@ -14,6 +14,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -36,7 +39,10 @@ type Options struct {
 	Schemas        []string      // only these, by exact name; empty: core and all tenants
 	ExcludeSchemas []string      // not these
 	Tenant         string        // name of the tenant where Schemas names one; empty: as the schema
-	Type           manifest.Type // only Full for now
+	Type           manifest.Type // Full or Incremental
+	Parent         string        // backup that an incremental builds on; empty: the newest of each schema
+	MaxChain       int           // how many files of earlier backups a schema may need; 0: DefaultMaxChain
+	NoReuseDDL     bool          // take all definitions anew, those too that are known to be the same
 	Compression    datafile.Compression
 	RetentionDays  int
 	Jobs           int           // workers; at least 1
@@ -137,42 +143,54 @@ type run struct {
 	info     *pg.Info
 	program  pgdump.Program
 	out      *repo.BackupWriter
-	encoding string          // client_encoding of all sessions and files
-	chosen   map[string]bool // names of the schemas that the run is to save
+	encoding string             // client_encoding of all sessions and files
+	chosen   map[string]bool    // names of the schemas that the run is to save
+	parents  map[string]*parent // by schema
+}
+
+// begin connects, takes the lock of the database, and looks for pg_dump. The lock
+// lasts as long as the connection that it returns.
+func begin(ctx context.Context, o Options) (_ *run, _ *pgx.Conn, err error) {
+	o.Jobs = max(o.Jobs, 1)
+	o.LockTimeout = cmp.Or(o.LockTimeout, 5*time.Second)
+	o.MaxChain = cmp.Or(o.MaxChain, DefaultMaxChain)
+	r := &run{Options: o, chosen: map[string]bool{}}
+	conn, err := o.Server.Connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			pg.Close(conn)
+		}
+	}()
+	if !o.Locked {
+		if err := pg.Lock(ctx, conn, "backup"); err != nil {
+			return nil, nil, err
+		}
+	}
+	if r.info, err = pg.ReadInfo(ctx, conn); err != nil {
+		return nil, nil, err
+	}
+	r.encoding = pg.ClientEncoding(conn)
+	if r.program, err = pgdump.Find(ctx, o.PgDump, r.info.ServerVersionNum); err != nil {
+		return nil, nil, err
+	}
+	if w := r.program.Warning(r.info.ServerVersionNum); w != "" {
+		r.Progress.Note(slog.LevelWarn, "", w)
+	}
+	return r, conn, nil
 }
 
 // Run takes a backup. It returns a *PartialError where some schemas failed and
 // a manifest was written all the same.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	began := time.Now()
-	if o.Jobs < 1 {
-		o.Jobs = 1
-	}
-	if o.LockTimeout == 0 {
-		o.LockTimeout = 5 * time.Second
-	}
-	r := &run{Options: o, chosen: map[string]bool{}}
-	conn, err := o.Server.Connect(ctx)
+	r, conn, err := begin(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer pg.Close(conn)
-	if !o.Locked {
-		if err := pg.Lock(ctx, conn, "backup"); err != nil {
-			return nil, err
-		}
-	}
-	if r.info, err = pg.ReadInfo(ctx, conn); err != nil {
-		return nil, err
-	}
-	r.encoding = pg.ClientEncoding(conn)
-	if r.program, err = pgdump.Find(ctx, o.PgDump, r.info.ServerVersionNum); err != nil {
-		return nil, err
-	}
-	if w := r.program.Warning(r.info.ServerVersionNum); w != "" {
-		r.Progress.Note(slog.LevelWarn, "", w)
-	}
-
 	first, err := r.newRound(ctx)
 	if err != nil {
 		return nil, err
@@ -209,6 +227,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		}
 	}()
 
+	if r.parents, err = r.findParents(ctx, first.tenants); err != nil {
+		return nil, err
+	}
+	if o.Type == manifest.Incremental && len(r.parents) == 0 {
+		o.Progress.Note(slog.LevelInfo, "", "there is no earlier backup to build on: this one is a full backup")
+		r.Type = manifest.Full
+	}
+
 	var total int64
 	for _, s := range result.Planned {
 		total += s.Bytes
@@ -233,6 +259,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if len(m.Schemas) == 0 {
 		return nil, &FailedError{Failures: m.Failures}
 	}
+	m.Parent = r.newestParent(m)
 	m.Finished = time.Now().UTC()
 	if err := r.out.Finish(ctx, m); err != nil {
 		return nil, err

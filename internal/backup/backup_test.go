@@ -133,9 +133,13 @@ func entry(t *testing.T, m *manifest.Manifest, schema string) manifest.Schema {
 }
 
 // text is a data file as the ordinary tools show it, after they have tested it.
+// One that refers to others is joined with them.
 func (w *world) text(t *testing.T, m *manifest.Manifest, schema string) []byte {
 	t.Helper()
 	path := w.path(t, m, schema)
+	if len(entry(t, m, schema).References) > 0 {
+		path = w.export(t, m, schema)
+	}
 	tool := map[string]string{".zst": "zstd", ".gz": "gzip"}[filepath.Ext(path)]
 	if tool == "" {
 		b, err := os.ReadFile(path)
@@ -171,14 +175,21 @@ func (w *world) requireSame(t *testing.T, m *manifest.Manifest, schemas ...strin
 // open opens the data file of a schema.
 func (w *world) open(t *testing.T, m *manifest.Manifest, schema string) *datafile.File {
 	t.Helper()
-	f, err := os.Open(w.path(t, m, schema))
+	f, err := w.opts.Repo.OpenFile(t.Context(), m, entry(t, m, schema))
 	must(t, err)
 	t.Cleanup(func() { f.Close() })
-	info, err := f.Stat()
+	return f.File
+}
+
+// export joins the data file of a schema with those that it refers to.
+func (w *world) export(t *testing.T, m *manifest.Manifest, schema string) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "export"+w.opts.Compression.Ext()))
 	must(t, err)
-	file, err := datafile.Open(f, info.Size())
+	defer f.Close()
+	_, err = datafile.Join(w.open(t, m, schema), f, w.opts.Compression)
 	must(t, err)
-	return file
+	return f.Name()
 }
 
 // rows reads the rows of a table out of a data file by its index, and requires

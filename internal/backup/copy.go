@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 
 // segmentBlocks is the range of heap blocks that is a segment: the unit that
 // workers share, and the unit of incrementals.
-const segmentBlocks = 2048
+const segmentBlocks = 512
 
 // batchTables is how many small tables are copied in one message.
 const batchTables = 128
@@ -59,11 +60,7 @@ func (s source) from() string {
 
 // into is the COPY statement that a script begins the rows with.
 func (s source) into() string {
-	list := ""
-	if len(s.columns) > 0 {
-		list = " (" + identifiers(s.columns) + ")"
-	}
-	return "COPY " + pg.Identifier(s.schema, s.name) + list + " FROM stdin;\n"
+	return datafile.CopyStatement(s.schema, &manifest.Table{Name: s.name, Columns: s.columns})
 }
 
 func identifiers(names []string) string {
@@ -76,7 +73,7 @@ func identifiers(names []string) string {
 
 // sink puts rows into frames of one data file.
 type sink struct {
-	file *datafile.Writer
+	file *datafile.Writer // nil: the rows are only counted and hashed
 	enc  *datafile.Encoder
 	add  func(bytes, rows int64)
 
@@ -95,8 +92,6 @@ type sink struct {
 // chunkSize is how many bytes of short rows are hashed and compressed at once.
 const chunkSize = 32 << 10
 
-const endOfRows = "\\.\n\n"
-
 // begin starts the rows of a table or segment.
 func (k *sink) begin(into string) {
 	k.into, k.piece, k.parts, k.sum = into, nil, nil, rowsum.Sum{}
@@ -111,16 +106,9 @@ func (k *sink) row(row []byte) error {
 		return errors.New("the server sent a row without its end")
 	}
 	if k.piece == nil {
-		if !k.open {
-			k.enc.Begin(datafile.DataFrame)
-			k.open = true
-		}
-		if _, err := k.enc.Write([]byte(k.into)); err != nil {
+		if err := k.beginPiece(); err != nil {
 			return err
 		}
-		k.piece = &manifest.Piece{Offset: k.enc.Size()}
-		k.parts = append(k.parts, k.piece)
-		k.pending = append(k.pending, k.piece)
 	}
 	k.sum.Add(row)
 	k.piece.Rows++
@@ -132,11 +120,10 @@ func (k *sink) row(row []byte) error {
 	if err := k.flushChunk(); err != nil {
 		return err
 	}
-	k.hash.Write(row)
-	if _, err := k.enc.Write(row); err != nil {
+	if err := k.put(row); err != nil {
 		return err
 	}
-	if k.enc.Size() < datafile.FrameTarget {
+	if k.file == nil || k.enc.Size() < datafile.FrameTarget {
 		return nil
 	}
 	if err := k.endPiece(); err != nil {
@@ -145,9 +132,35 @@ func (k *sink) row(row []byte) error {
 	return k.endFrame()
 }
 
+func (k *sink) beginPiece() error {
+	k.piece = &manifest.Piece{}
+	if k.file == nil {
+		return nil
+	}
+	if !k.open {
+		k.enc.Begin(datafile.DataFrame)
+		k.open = true
+	}
+	if _, err := k.enc.Write([]byte(k.into)); err != nil {
+		return err
+	}
+	k.piece.Offset = k.enc.Size()
+	k.parts = append(k.parts, k.piece)
+	k.pending = append(k.pending, k.piece)
+	return nil
+}
+
+func (k *sink) put(rows []byte) error {
+	k.hash.Write(rows)
+	if k.file == nil {
+		return nil
+	}
+	_, err := k.enc.Write(rows)
+	return err
+}
+
 func (k *sink) flushChunk() error {
-	k.hash.Write(k.chunk)
-	_, err := k.enc.Write(k.chunk)
+	err := k.put(k.chunk)
 	k.chunk = k.chunk[:0]
 	return err
 }
@@ -158,10 +171,10 @@ func (k *sink) endPiece() error {
 	}
 	k.add(k.piece.Bytes, k.piece.Rows)
 	k.piece = nil
-	if err := k.flushChunk(); err != nil {
+	if err := k.flushChunk(); err != nil || k.file == nil {
 		return err
 	}
-	_, err := k.enc.Write([]byte(endOfRows))
+	_, err := k.enc.Write([]byte(datafile.EndOfRows))
 	return err
 }
 
@@ -202,12 +215,13 @@ type copied struct {
 	segments []manifest.Segment
 	parts    [][]*manifest.Piece
 	sums     []rowsum.Sum
+	held     []bool // the earlier file has them
 }
 
 func newCopied(s source, segments int) *copied {
 	return &copied{
 		source: s, segments: make([]manifest.Segment, segments),
-		parts: make([][]*manifest.Piece, segments), sums: make([]rowsum.Sum, segments),
+		parts: make([][]*manifest.Piece, segments), sums: make([]rowsum.Sum, segments), held: make([]bool, segments),
 	}
 }
 
@@ -223,7 +237,10 @@ func (c *copied) table(schema string) manifest.Table {
 			g.Pieces = append(g.Pieces, *p)
 		}
 		all.Merge(c.sums[i])
-		if g.Rows > 0 || len(c.segments) > 1 {
+		if c.segmented {
+			g.Checksum = c.sums[i].Checksum()
+		}
+		if g.Rows > 0 {
 			t.Segments = append(t.Segments, g)
 		}
 	}
@@ -235,7 +252,8 @@ func (c *copied) table(schema string) manifest.Table {
 type segment struct {
 	table *copied
 	n     int
-	file  *datafile.Writer
+	file  *datafile.Writer // nil: to be counted and hashed only
+	add   func(bytes, rows int64)
 	done  chan<- helped
 }
 
@@ -366,7 +384,7 @@ func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error
 	}
 }
 
-func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, err error) {
+func (w *worker) attempt(ctx context.Context, t *tenant) (*manifest.Schema, error) {
 	defer w.release(ctx)
 	if err := w.lock(ctx, t); err != nil {
 		return nil, err
@@ -374,7 +392,42 @@ func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, er
 	if err := w.unchanged(ctx, t); err != nil {
 		return nil, err
 	}
-	data, err := w.out.CreateData(ctx, t.Name, t.tenant, w.Type, w.Compression.Ext())
+	s, err := w.save(ctx, t)
+	if pg.Missing(err) || pg.Code(err) == pg.Internal { // what no lock keeps, by name or by OID: a sequence, a type, the schema itself
+		err = &changedError{err.Error()}
+	}
+	return s, err
+}
+
+// save writes the file of a tenant, or finds that an earlier one still holds all
+// of it.
+func (w *worker) save(ctx context.Context, t *tenant) (*manifest.Schema, error) {
+	c, err := w.plan(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	typ := w.Type
+	var e *earlier
+	if typ == manifest.Incremental {
+		if e, err = w.compare(ctx, t, c); err != nil {
+			return nil, err
+		}
+		if c.same && t.reused {
+			return w.asBefore(t), nil
+		}
+		if e == nil {
+			typ = manifest.Full
+		} else {
+			defer e.Close() //nolint:errcheck // it was only read
+		}
+	}
+	return w.store(ctx, t, c, e, typ)
+}
+
+// store writes the file of a tenant. What the earlier file holds already is
+// referred to; nil is no such file.
+func (w *worker) store(ctx context.Context, t *tenant, c *contents, e *earlier, typ manifest.Type) (_ *manifest.Schema, err error) {
+	data, err := w.out.CreateData(ctx, t.Name, t.tenant, typ, w.Compression.Ext())
 	if err != nil {
 		return nil, &storageError{err}
 	}
@@ -383,12 +436,13 @@ func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, er
 			err = errors.Join(err, data.Abort())
 		}
 	}()
-	index, err := w.write(ctx, t, datafile.NewWriter(data, w.Compression))
-	if pg.Missing(err) || pg.Code(err) == pg.Internal { // what no lock keeps, by name or by OID: a sequence, a type, the schema itself
-		err = &changedError{err.Error()}
-	}
+	index, err := w.write(ctx, t, c, e, typ, datafile.NewWriter(data, w.Compression))
 	if err != nil {
 		return nil, err
+	}
+	if e != nil && c.same && !index.Adds() && t.definitions == t.parent.entry.Definitions {
+		// The definitions were taken anew, and are what they were.
+		return w.asBefore(t), data.Abort()
 	}
 	stored, err := data.Commit()
 	if err != nil {
@@ -396,16 +450,33 @@ func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, er
 	}
 	s := &manifest.Schema{
 		Schema: t.Name, Tenant: t.tenant, Filename: stored.Key[strings.LastIndexByte(stored.Key, '/')+1:], Filepath: stored.Key,
-		Size: stored.Size, Hash: stored.Hash, Timestamp: w.out.ID(), Type: w.Type, Tables: int64(len(index.Tables)),
+		Size: stored.Size, Hash: stored.Hash, Timestamp: w.out.ID(), Type: typ, Tables: int64(len(index.Tables)),
+		Definitions: t.definitions, Content: c.digest(),
 	}
 	for _, table := range index.Tables {
 		s.Rows += table.Rows
 		s.Bytes += table.Bytes
 	}
+	for _, ref := range index.Header.Files {
+		s.References = append(s.References, ref.Key)
+	}
+	w.taken(s)
+	return s, nil
+}
+
+// asBefore is the entry of a tenant of which the parent's file still holds all.
+func (w *worker) asBefore(t *tenant) *manifest.Schema {
+	s := t.parent.entry
+	s.MediaBackup, s.Snapshot = "", nil
+	w.taken(&s)
+	return &s
+}
+
+// taken notes the moment of an entry that is not that of its backup.
+func (w *worker) taken(s *manifest.Schema) {
 	if w.later {
 		s.Snapshot = moment(w.snapshot)
 	}
-	return s, nil
 }
 
 // lock locks all that is copied, for as little time as possible each try: who
@@ -505,34 +576,37 @@ func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 }
 
 // write writes the whole file.
-func (w *worker) write(ctx context.Context, t *tenant, file *datafile.Writer) (*datafile.Index, error) {
-	if err := w.writeHeader(t, file); err != nil {
+func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, typ manifest.Type, file *datafile.Writer) (*datafile.Index, error) {
+	requires := t.script.requires
+	if t.reused && e != nil {
+		requires = w.requiresNow(e.Index.Header.Requires)
+	}
+	if err := w.writeHeader(t, typ, file); err != nil {
 		return nil, err
 	}
-	if err := w.writeStatements(t, file, datafile.PreDataFrame, t.script.pre); err != nil {
+	if err := w.writeDefinitions(t, e, datafile.PreDataFrame, t.script.pre, file); err != nil {
 		return nil, err
 	}
-	tables, sequences, err := w.rows(ctx, t, file)
-	if err != nil {
+	if err := w.rows(ctx, c, e, file); err != nil {
 		return nil, err
 	}
-	for _, c := range tables {
-		file.AddTable(c.table(t.Name))
-	}
-	if t.core && w.hasLargeObjects {
-		if err := w.largeObjects(ctx, file); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.writeStatements(t, file, datafile.SequenceFrame, sequences); err != nil {
+	if err := w.readOthers(ctx, t, c, func(statements []statement) error {
+		return w.writeStatements(t, e, file, datafile.LargeObjects, statements)
+	}); err != nil {
 		return nil, err
 	}
-	if err := w.writeStatements(t, file, datafile.PostDataFrame, t.script.post); err != nil {
+	for _, table := range c.tables() {
+		file.AddTable(table.table(t.Name))
+	}
+	if err := w.writeStatements(t, e, file, datafile.SequenceFrame, c.sequences); err != nil {
+		return nil, err
+	}
+	if err := w.writeDefinitions(t, e, datafile.PostDataFrame, t.script.post, file); err != nil {
 		return nil, err
 	}
 	index, err := file.Close(w.enc, datafile.Header{
-		Backup: w.out.ID(), Type: w.Type, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
-		Encoding: w.encoding, Retention: w.RetentionDays, Requires: t.script.requires,
+		Backup: w.out.ID(), Type: typ, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
+		Encoding: w.encoding, Retention: w.RetentionDays, Requires: requires, Definitions: t.definitions,
 		Database: *w.manifest(w.snapshot).Database, Snapshot: *moment(w.snapshot), Tool: *w.manifest(w.snapshot).Tool,
 	})
 	if err != nil {
@@ -541,35 +615,47 @@ func (w *worker) write(ctx context.Context, t *tenant, file *datafile.Writer) (*
 	return index, nil
 }
 
-// rows copies all tables of a tenant and reads its sequences.
-func (w *worker) rows(ctx context.Context, t *tenant, file *datafile.Writer) ([]*copied, []statement, error) {
-	small, big, err := w.plan(ctx, t)
-	if err != nil {
-		return nil, nil, err
+// rows copies those segments of a tenant's tables that the earlier file does not
+// hold.
+func (w *worker) rows(ctx context.Context, c *contents, e *earlier, file *datafile.Writer) error {
+	add := w.Progress.Add
+	if c.read {
+		add = func(int64, int64) {} // told when they were read for the first time
 	}
-	sink := &sink{file: file, enc: w.enc, add: w.Progress.Add}
-	for part := range batches(small, batchTables) {
-		if err := w.copyBatch(ctx, sink, part); err != nil {
-			return nil, nil, err
-		}
-	}
-	sequences, err := w.sequences(ctx, t)
-	if err != nil {
-		return nil, nil, err
+	sink := &sink{file: file, enc: w.enc, add: add}
+	e.hold(c, file)
+	small := slices.DeleteFunc(slices.Clone(c.small), func(table *copied) bool { return table.held[0] })
+	if err := w.copySmall(ctx, sink, small); err != nil {
+		return err
 	}
 	if err := sink.endFrame(); err != nil {
-		return nil, nil, err
+		return err
 	}
-	for _, c := range big {
-		if err := w.copySegments(ctx, sink, c); err != nil {
-			return nil, nil, fmt.Errorf("copy %s: %w", pg.Identifier(c.schema, c.name), err)
+	for _, table := range c.big {
+		var missing []int
+		for n := range table.segments {
+			if !table.held[n] {
+				missing = append(missing, n)
+			}
+		}
+		if err := w.copySegments(ctx, sink, table, missing); err != nil {
+			return fmt.Errorf("copy %s: %w", pg.Identifier(table.schema, table.name), err)
 		}
 	}
-	return append(small, big...), sequences, nil
+	return nil
+}
+
+func (w *worker) copySmall(ctx context.Context, sink *sink, tables []*copied) error {
+	for part := range batches(tables, batchTables) {
+		if err := w.copyBatch(ctx, sink, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // plan says what is copied and how: small tables whole, big ones in segments.
-func (w *worker) plan(ctx context.Context, t *tenant) (small, big []*copied, err error) {
+func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 	var oids []uint32
 	for _, rel := range t.relations {
 		if rel.Kind == "r" {
@@ -578,8 +664,9 @@ func (w *worker) plan(ctx context.Context, t *tenant) (small, big []*copied, err
 	}
 	blocks, err := pg.Blocks(ctx, w.conn, oids)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	plan := &contents{}
 	for _, rel := range t.relations {
 		root, inTree := w.roots[rel.OID]
 		detail := t.details[rel.OID]
@@ -587,21 +674,21 @@ func (w *worker) plan(ctx context.Context, t *tenant) (small, big []*copied, err
 		switch {
 		case inTree && root.OID == rel.OID:
 			s.root = true
-			small = append(small, newCopied(s, 1))
+			plan.small = append(plan.small, newCopied(s, 1))
 		case rel.Kind != "r" || inTree:
 		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > segmentBlocks && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
 			s.segmented = true
-			big = append(big, newCopied(s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks)))
+			plan.big = append(plan.big, newCopied(s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks)))
 		default:
-			small = append(small, newCopied(s, 1))
+			plan.small = append(plan.small, newCopied(s, 1))
 		}
 	}
 	for _, c := range t.config {
 		if c.Kind == "r" {
-			small = append(small, newCopied(source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1))
+			plan.small = append(plan.small, newCopied(source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1))
 		}
 	}
-	return small, big, nil
+	return plan, nil
 }
 
 // copyBatch copies small tables, one message for all of them.
@@ -657,15 +744,18 @@ func (k *sink) finish(c *copied, n int) error {
 	return nil
 }
 
-// copySegments copies a big table, with the help of workers that have nothing
+// copySegments copies segments of a big table, with the help of workers that have nothing
 // else to do. The locks of this worker keep its definition as it is for all.
-func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied) error {
-	done := make(chan helped, len(c.segments))
+func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied, wanted []int) error {
+	done := make(chan helped, len(wanted))
 	given := 0
 	var failure error
-	for n := 0; n < len(c.segments) && failure == nil; n++ {
+	for _, n := range wanted {
+		if failure != nil {
+			break
+		}
 		select {
-		case w.segments <- &segment{table: c, n: n, file: sink.file, done: done}:
+		case w.segments <- &segment{table: c, n: n, file: sink.file, add: sink.add, done: done}:
 			given++
 		default:
 			failure = w.copySegment(ctx, sink, c, n, "")
@@ -710,7 +800,7 @@ func (w *worker) helpWith(ctx context.Context, s *segment) error {
 	if err := w.session(ctx); err != nil {
 		return errors.Join(errUntouched, err)
 	}
-	sink := &sink{file: s.file, enc: w.enc, add: w.Progress.Add}
+	sink := &sink{file: s.file, enc: w.enc, add: s.add}
 	err := w.copySegment(ctx, sink, s.table, s.n, fmt.Sprintf("%s; SET LOCAL lock_timeout = %d", savepoint, w.LockTimeout.Milliseconds()))
 	if err == nil {
 		return nil

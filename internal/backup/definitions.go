@@ -393,7 +393,7 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 			t.details[c.OID] = details[c.OID]
 		}
 	}
-	if !group[0].core { // a dump of the whole database has core's
+	if !group[0].core && !group[0].reused { // a dump of the whole database has core's
 		members, err := pg.ReadMembership(ctx, d.tx, schemas, d.info.ServerVersionNum)
 		if err != nil {
 			return err

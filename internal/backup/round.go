@@ -26,6 +26,10 @@ type tenant struct {
 	core   bool     // with the database-level objects
 	oids   []uint32 // its schemas: one, but core also has those of extensions
 
+	parent      *parent // what an earlier backup has of it; nil: none has
+	definitions string  // what its definitions are known by, see definitionsOf
+	reused      bool    // its definitions are the parent's
+
 	// Read with the definitions.
 	relations []pg.Relation
 	details   map[uint32]pg.Details
@@ -33,6 +37,7 @@ type tenant struct {
 	members   []string // statements that put its tables into publications
 	matviews  []pg.Relation
 	script    script
+	frames    []storedFrame // definitions that are stored again as they are
 
 	err error // why it must be taken again
 }
@@ -40,7 +45,7 @@ type tenant struct {
 // forget lets go of what is only needed while the tenant is being copied, so
 // that memory does not grow with the number of tenants.
 func (t *tenant) forget() {
-	t.relations, t.details, t.config, t.members, t.matviews, t.script = nil, nil, nil, nil, nil, script{}
+	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
 }
 
 // round takes schemas at one snapshot.
@@ -254,6 +259,10 @@ const ahead = 64
 func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, error) {
 	results := &results{round: d, manifest: m}
 	ready := d.usable(results)
+	reused, fresh, err := d.known(ctx, ready)
+	if err != nil {
+		return nil, err
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	tenants := make(chan *tenant, ahead)
@@ -268,7 +277,7 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 		}
 	}
 	g.Go(func() error {
-		err := d.definitions(ctx, ready, results, func(t *tenant) error {
+		next := func(t *tenant) error {
 			open.Add(1)
 			select {
 			case tenants <- t:
@@ -276,8 +285,8 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-		})
-		if err != nil {
+		}
+		if err := d.reuse(ctx, reused, fresh, results, next); err != nil {
 			return err
 		}
 		close(tenants)

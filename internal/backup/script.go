@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 )
@@ -27,7 +28,16 @@ const (
 
 // writeHeader writes the frame that begins a file: what it is, and the settings
 // under which the rest is to be read.
-func (w *worker) writeHeader(t *tenant, file *datafile.Writer) error {
+func (w *worker) writeHeader(t *tenant, typ manifest.Type, file *datafile.Writer) error {
+	if typ == manifest.Incremental {
+		w.enc.Begin(datafile.GuardFrame)
+		if _, err := w.enc.Write([]byte(guard)); err != nil {
+			return err
+		}
+		if err := w.append(file); err != nil {
+			return err
+		}
+	}
 	w.enc.Begin(datafile.HeaderFrame)
 	_, err := fmt.Fprintf(w.enc, "-- tenantkeep: schema %q of database %q, as of %s\n-- A script for psql -v ON_ERROR_STOP=1; its last lines are an index.\n\n%s\n",
 		t.Name, w.info.Name, w.snapshot.Time.Format("2006-01-02 15:04:05 UTC"), pgdump.Header(w.encoding))
@@ -37,6 +47,14 @@ func (w *worker) writeHeader(t *tenant, file *datafile.Writer) error {
 	return w.append(file)
 }
 
+// guard keeps psql from loading a part of a schema.
+const guard = `-- This file holds only what changed since earlier backups: it is no script by
+-- itself. "tenantkeep export" makes one of it.
+\set ON_ERROR_STOP on
+DO $$ BEGIN RAISE EXCEPTION 'this file is a part of an incremental backup: load what "tenantkeep export" makes of it'; END $$;
+
+`
+
 func (w *worker) append(file *datafile.Writer) error {
 	if _, err := file.Append(w.enc); err != nil {
 		return &storageError{err}
@@ -44,8 +62,63 @@ func (w *worker) append(file *datafile.Writer) error {
 	return nil
 }
 
-// writeStatements writes statements as frames of a kind, and into the index.
-func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile.FrameKind, statements []statement) error {
+// writeDefinitions writes definitions: those that pg_dump gave, or those of the
+// parent.
+func (w *worker) writeDefinitions(t *tenant, e *earlier, kind datafile.FrameKind, statements []statement, file *datafile.Writer) error {
+	switch {
+	case !t.reused:
+		return w.writeStatements(t, e, file, kind, statements)
+	case e != nil:
+		numbers := map[int]int{}
+		for i, f := range e.Index.Frames {
+			if f.Kind == kind {
+				numbers[i] = e.refer(file, i)
+			}
+		}
+		for _, st := range e.Index.Statements {
+			if n, ok := numbers[st.Frame]; ok {
+				st.Frame = n
+				file.AddStatements(st)
+			}
+		}
+		return nil
+	}
+	for _, f := range t.frames {
+		if f.Kind != kind {
+			continue
+		}
+		n, err := w.storeAgain(f, file)
+		if err != nil {
+			return err
+		}
+		for _, st := range f.statements {
+			st.Frame = n
+			file.AddStatements(st)
+		}
+	}
+	return nil
+}
+
+// storeAgain writes a frame of another file.
+func (w *worker) storeAgain(f storedFrame, file *datafile.Writer) (n int, err error) {
+	if f.stored {
+		n, err = file.AppendStored(f.Frame, f.bytes)
+	} else {
+		w.enc.Begin(f.Kind)
+		if _, err := w.enc.Write(f.bytes); err != nil {
+			return 0, err
+		}
+		n, err = file.Append(w.enc)
+	}
+	if err != nil {
+		return 0, &storageError{err}
+	}
+	return n, nil
+}
+
+// writeStatements writes statements as frames of a kind, and into the index. A
+// frame that the earlier file holds is referred to; nil is no such file.
+func (w *worker) writeStatements(t *tenant, e *earlier, file *datafile.Writer, kind datafile.FrameKind, statements []statement) error {
 	for len(statements) > 0 {
 		w.enc.Begin(kind)
 		var entries []datafile.Statement
@@ -61,9 +134,9 @@ func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile
 				return err
 			}
 		}
-		n, err := file.Append(w.enc)
+		n, err := w.appendOrRefer(file, kind, e)
 		if err != nil {
-			return &storageError{err}
+			return err
 		}
 		for i := range entries {
 			entries[i].Frame = n
@@ -71,6 +144,23 @@ func (w *worker) writeStatements(t *tenant, file *datafile.Writer, kind datafile
 		file.AddStatements(entries...)
 	}
 	return nil
+}
+
+func (w *worker) appendOrRefer(file *datafile.Writer, kind datafile.FrameKind, e *earlier) (int, error) {
+	if e != nil {
+		hash, err := w.enc.Digest()
+		if err != nil {
+			return 0, err
+		}
+		if i, ok := e.frames[frameContent{kind, hash}]; ok {
+			return e.refer(file, i), nil
+		}
+	}
+	n, err := file.Append(w.enc)
+	if err != nil {
+		return 0, &storageError{err}
+	}
+	return n, nil
 }
 
 // sequences reads where the sequences stand. They know no snapshot: a value
@@ -178,8 +268,9 @@ const (
 	largeObjectPiece = 256 << 10
 )
 
-// largeObjects writes the contents of the database's large objects.
-func (w *worker) largeObjects(ctx context.Context, file *datafile.Writer) error {
+// largeObjects reads the contents of the database's large objects, as statements
+// that are handed to take in groups of about the size of a frame.
+func (w *worker) largeObjects(ctx context.Context, take func([]statement) error) error {
 	rows, err := w.conn.Query(ctx, `SELECT oid FROM pg_catalog.pg_largeobject_metadata ORDER BY oid`)
 	if err != nil {
 		return fmt.Errorf("list large objects: %w", err)
@@ -198,7 +289,7 @@ func (w *worker) largeObjects(ctx context.Context, file *datafile.Writer) error 
 	var pending []statement
 	size := 0
 	flush := func() error {
-		err := w.writeStatements(&tenant{}, file, datafile.LargeObjects, pending)
+		err := take(pending)
 		pending, size = nil, 0
 		return err
 	}

@@ -104,6 +104,11 @@ func settings() []Setting {
 			apply: one(oneOf("full", "incremental", "baseline"), func(c *Config, v string) { c.BackupType = v }),
 		},
 		{
+			Key: "max-chain", Flag: "max-chain", Env: "BACKUP_MAX_CHAIN", Default: "30", Kind: "N",
+			Help:  "take a schema in full again once its incremental backups need N files of earlier ones",
+			apply: one(wholeNumber(1, 1000), func(c *Config, v int) { c.MaxChain = v }),
+		},
+		{
 			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
 			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),

@@ -262,8 +262,12 @@ const ownedSQL = `
 // ofRelation are the catalogs with rows of a relation, by the column that has
 // its OID.
 var ofRelation = [][2]string{
-	{"pg_attrdef", "adrelid"}, {"pg_sequence", "seqrelid"}, {"pg_rewrite", "ev_class"}, {"pg_partitioned_table", "partrelid"},
-	{"pg_foreign_table", "ftrelid"}, {"pg_constraint", "conrelid"},
+	{"pg_attrdef", "adrelid"},
+	{"pg_sequence", "seqrelid"},
+	{"pg_rewrite", "ev_class"},
+	{"pg_partitioned_table", "partrelid"},
+	{"pg_foreign_table", "ftrelid"},
+	{"pg_constraint", "conrelid"},
 }
 
 // sparse are catalogs that often are empty, so that nothing need be looked for
@@ -279,8 +283,11 @@ var namespaced = []string{
 // ofObject are the catalogs that say more of such an object, by whose it is
 // and the column that has its OID.
 var ofObject = [][3]string{
-	{"pg_enum", "pg_type", "enumtypid"}, {"pg_range", "pg_type", "rngtypid"}, {"pg_constraint", "pg_type", "contypid"},
-	{"pg_aggregate", "pg_proc", "aggfnoid"}, {"pg_ts_config_map", "pg_ts_config", "mapcfg"},
+	{"pg_enum", "pg_type", "enumtypid"},
+	{"pg_range", "pg_type", "rngtypid"},
+	{"pg_constraint", "pg_type", "contypid"},
+	{"pg_aggregate", "pg_proc", "aggfnoid"},
+	{"pg_ts_config_map", "pg_ts_config", "mapcfg"},
 }
 
 // castsOf are the casts that users made, up to the operator and the schemas of

@@ -58,7 +58,7 @@ func (u *UI) ConfirmName(ctx context.Context, question, name string, yes bool) e
 
 // CanAsk reports whether there is a terminal to ask on: both where the
 // question is shown and where the answer comes from.
-func (u *UI) CanAsk() bool { return u.termErr && isTerminal(u.opts.Stdin) }
+func (u *UI) CanAsk() bool { return u.termErr && IsTerminal(u.opts.Stdin) }
 
 func (u *UI) ask(ctx context.Context, question, suffix string) (string, error) {
 	if !u.CanAsk() {

@@ -66,14 +66,14 @@ func New(opts Options) *UI {
 	return &UI{
 		opts:     opts,
 		err:      &lineWriter{out: opts.Stderr},
-		termErr:  isTerminal(opts.Stderr) && terminal != "dumb",
-		colorErr: color && isTerminal(opts.Stderr),
-		colorOut: color && isTerminal(opts.Stdout),
+		termErr:  IsTerminal(opts.Stderr) && terminal != "dumb",
+		colorErr: color && IsTerminal(opts.Stderr),
+		colorOut: color && IsTerminal(opts.Stdout),
 	}
 }
 
-// isTerminal reports whether a stream is a terminal.
-func isTerminal(stream any) bool {
+// IsTerminal reports whether a stream is a terminal.
+func IsTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

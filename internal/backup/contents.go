@@ -1,0 +1,182 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+)
+
+// contents are what a tenant holds besides its definitions: rows, values of
+// sequences, large objects.
+type contents struct {
+	small, big   []*copied
+	sequences    []statement
+	largeObjects hash.Hash // of their statements; nil: there are none
+	read         bool      // everything was read once already, to be compared
+	same         bool      // as the parent has it
+}
+
+func (c *contents) tables() []*copied { return slices.Concat(c.small, c.big) }
+
+// digest is the same for two backups of a tenant that hold the same.
+func (c *contents) digest() string {
+	h := sha256.New()
+	tables := c.tables()
+	slices.SortFunc(tables, func(a, b *copied) int { return cmp.Or(cmp.Compare(a.schema, b.schema), cmp.Compare(a.name, b.name)) })
+	put := json.NewEncoder(h) // ends each value with a newline, which is in none
+	for _, t := range tables {
+		entry := t.table("")
+		for i, g := range entry.Segments {
+			entry.Segments[i] = manifest.Segment{FirstBlock: g.FirstBlock, Rows: g.Rows, Bytes: g.Bytes, Hash: g.Hash}
+		}
+		_ = put.Encode(entry) // neither the type nor the hash can fail
+	}
+	for _, s := range c.sequences {
+		_ = put.Encode(s.SQL)
+	}
+	if c.largeObjects != nil {
+		_ = put.Encode(c.largeObjects.Sum(nil))
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// compare reads all that a tenant holds and compares it with its parent. It
+// returns the parent's file where something of it can be used; nil means that
+// the tenant is to be stored whole, unless it is the same.
+func (w *worker) compare(ctx context.Context, t *tenant, c *contents) (*earlier, error) {
+	if t.parent == nil {
+		return nil, nil
+	}
+	long := len(t.parent.entry.References) >= w.MaxChain
+	if !long {
+		if err := w.read(ctx, t, c); err != nil {
+			return nil, err
+		}
+		c.read = true
+		if c.same = t.parent.entry.Content == c.digest(); c.same && t.reused {
+			return nil, nil
+		}
+	}
+	e, err := t.parent.open(ctx, w.Repo)
+	switch {
+	case ctx.Err() != nil:
+		return nil, errors.Join(context.Cause(ctx), closed(e))
+	case err != nil && t.reused:
+		w.disown(t)
+		return nil, &changedError{fmt.Sprintf("backup %s cannot be built on: %v", t.parent.backup.ID, err)}
+	case err != nil:
+		w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("taken in full: backup %s cannot be built on: %v", t.parent.backup.ID, err))
+		return nil, nil
+	case !long && !e.worn():
+		return e, nil
+	}
+	why := "less than half of the file with most of its rows is still in use"
+	if long {
+		why = fmt.Sprintf("it needs %d files of earlier backups", len(t.parent.entry.References)+1)
+	}
+	w.Progress.Note(slog.LevelInfo, t.tenant, "taken in full: "+why)
+	if t.reused {
+		err = w.keepDefinitions(t, e)
+	}
+	if err != nil {
+		w.disown(t)
+		err = &changedError{fmt.Sprintf("backup %s cannot be built on: %v", t.parent.backup.ID, err)}
+	}
+	return nil, errors.Join(err, closed(e))
+}
+
+func closed(e *earlier) error {
+	if e == nil {
+		return nil
+	}
+	return e.Close()
+}
+
+// read reads everything once without storing it.
+func (w *worker) read(ctx context.Context, t *tenant, c *contents) error {
+	sink := &sink{add: w.Progress.Add}
+	if err := w.copySmall(ctx, sink, c.small); err != nil {
+		return err
+	}
+	for _, table := range c.big {
+		all := make([]int, len(table.segments))
+		for n := range all {
+			all[n] = n
+		}
+		if err := w.copySegments(ctx, sink, table, all); err != nil {
+			return fmt.Errorf("read %s: %w", pg.Identifier(table.schema, table.name), err)
+		}
+	}
+	return w.readOthers(ctx, t, c, func([]statement) error { return nil })
+}
+
+// readOthers reads sequences, unless they were read before, and large objects,
+// which it hands to take.
+func (w *worker) readOthers(ctx context.Context, t *tenant, c *contents, take func([]statement) error) (err error) {
+	if !c.read {
+		if c.sequences, err = w.sequences(ctx, t); err != nil {
+			return err
+		}
+	}
+	if !t.core || !w.hasLargeObjects {
+		return nil
+	}
+	c.largeObjects = sha256.New()
+	return w.largeObjects(ctx, func(statements []statement) error {
+		for _, s := range statements {
+			c.largeObjects.Write([]byte(s.SQL))
+		}
+		return take(statements)
+	})
+}
+
+// hold refers to all segments that the earlier file holds of what was read and
+// compared.
+func (e *earlier) hold(c *contents, file *datafile.Writer) {
+	if e == nil {
+		return
+	}
+	type held struct {
+		table *copied
+		n     int
+		twin  manifest.Segment
+	}
+	var all []held
+	frames := map[int]bool{}
+	for _, table := range c.tables() {
+		for n, g := range table.segments {
+			twin := e.segments[g.Hash]
+			if g.Rows > 0 && (twin.Rows != g.Rows || twin.Bytes != g.Bytes) {
+				continue
+			}
+			table.held[n] = true
+			all = append(all, held{table, n, twin})
+			for _, p := range twin.Pieces {
+				frames[p.Frame] = true
+			}
+		}
+	}
+	// In their order, so that the pieces of a segment stay in theirs.
+	numbers := map[int]int{}
+	for _, frame := range slices.Sorted(maps.Keys(frames)) {
+		numbers[frame] = e.refer(file, frame)
+	}
+	for _, h := range all {
+		for _, p := range h.twin.Pieces {
+			p.Frame = numbers[p.Frame]
+			h.table.parts[h.n] = append(h.table.parts[h.n], &p)
+		}
+	}
+}
