@@ -57,7 +57,11 @@ func CheckDefinitions(ctx context.Context, o Options) (*DefinitionsReport, error
 	defer o.Progress.Finish()
 	m := &manifest.Manifest{}
 	results := &results{round: d, manifest: m}
-	same, other, err := d.known(ctx, d.usable(results))
+	tenants := d.usable(results)
+	for _, t := range tenants {
+		t.parent = r.parents[t.Name]
+	}
+	same, other, err := d.known(ctx, tenants)
 	if err != nil {
 		return nil, err
 	}

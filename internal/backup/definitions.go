@@ -136,7 +136,7 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 		return nil
 	}
 	began := time.Now()
-	archive, err := d.runDump(ctx, group)
+	archive, err := d.dumpAndFingerprint(ctx, group)
 	var failure *pgdump.Error
 	switch {
 	case ctx.Err() != nil:
@@ -212,7 +212,7 @@ func (d *round) dumpParts(ctx context.Context, group []*tenant, reason pgdump.Re
 	if err != nil {
 		return d.explain(ctx, err)
 	}
-	first, second := partition(group, suspects)
+	second, first := partition(group, func(t *tenant) bool { _, ok := suspects[t.OID]; return ok })
 	if len(first) == 0 || len(second) == 0 {
 		half := len(group) / 2
 		first, second = group[:half], group[half:]
@@ -228,18 +228,6 @@ func (d *round) dumpParts(ctx context.Context, group []*tenant, reason pgdump.Re
 		return err
 	}
 	return d.dump(ctx, second, results, next)
-}
-
-// partition puts those tenants last of which the schema is among the suspects.
-func partition(group []*tenant, suspects map[uint32]string) (others, suspected []*tenant) {
-	for _, t := range group {
-		if _, ok := suspects[t.OID]; ok {
-			suspected = append(suspected, t)
-		} else {
-			others = append(others, t)
-		}
-	}
-	return others, suspected
 }
 
 // held finds the schemas, by OID, in which another session holds a lock that
@@ -266,6 +254,25 @@ func (d *round) held(ctx context.Context) (map[uint32]string, error) {
 		return nil
 	})
 	return schemas, err
+}
+
+// dumpAndFingerprint runs pg_dump, and meanwhile takes the fingerprints of what
+// it writes.
+func (d *round) dumpAndFingerprint(ctx context.Context, group []*tenant) (*pgdump.Archive, error) {
+	var archive *pgdump.Archive
+	var g errgroup.Group // the failure of one must not end the session of the other, which holds the snapshot
+	g.Go(func() error {
+		if err := d.fingerprint(ctx, group); err != nil {
+			return d.explain(ctx, err)
+		}
+		return nil
+	})
+	g.Go(func() (err error) {
+		archive, err = d.runDump(ctx, group)
+		return err
+	})
+	err := g.Wait()
+	return archive, err
 }
 
 // runDump runs pg_dump. For a single tenant it tries again where others were in

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,65 +22,94 @@ func (r *run) definitionsOf(fingerprint string) string {
 	return fingerprint + "/pg_dump-" + r.program.Version
 }
 
-// known finds the tenants of which the definitions are those of their parent, so
-// that pg_dump need not write them again.
-func (d *round) known(ctx context.Context, tenants []*tenant) (reused, fresh []*tenant, err error) {
+// prepare hands all tenants to next once their definitions are known: from their
+// parent where they are the same, else from pg_dump.
+func (d *round) prepare(ctx context.Context, tenants []*tenant, results *results, next func(*tenant) error) error {
 	for _, t := range tenants {
 		t.parent = d.parents[t.Name]
 	}
+	old, fresh := partition(tenants, func(t *tenant) bool { return t.parent != nil && !d.NoReuseDDL })
+	g, groupCtx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.definitions(groupCtx, fresh, results, next) })
+	var changed []*tenant
+	g.Go(func() error {
+		for _, slice := range slicesOf(old) {
+			reused, others, err := d.known(groupCtx, slice)
+			if err != nil {
+				return err
+			}
+			changed = append(changed, others...)
+			unreadable, err := d.reuse(groupCtx, reused, results, next)
+			if err != nil {
+				return err
+			}
+			changed = append(changed, unreadable...)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	// In one go, since a run of pg_dump reads the whole catalogue.
+	return d.definitions(ctx, changed, results, next)
+}
+
+// sliceTables is how many tables are looked at together, in tables: their
+// inventory is in memory until the workers have taken them.
+const sliceTables = 4000
+
+// slicesOf cuts tenants into slices, core by itself. The first ones are small:
+// the workers wait for them.
+func slicesOf(tenants []*tenant) (all [][]*tenant) {
+	if len(tenants) > 0 && tenants[0].core {
+		all, tenants = append(all, tenants[:1]), tenants[1:]
+	}
+	for limit := sliceTables / 8; len(tenants) > 0; limit = min(2*limit, sliceTables) {
+		n, size := 0, 0
+		for n < len(tenants) && (n == 0 || size+tenants[n].weight() <= limit) {
+			size += tenants[n].weight()
+			n++
+		}
+		all, tenants = append(all, tenants[:n]), tenants[n:]
+	}
+	return all
+}
+
+// known finds the tenants of which the definitions are those of their parent, so
+// that pg_dump need not write them again.
+func (d *round) known(ctx context.Context, tenants []*tenant) (reused, others []*tenant, err error) {
 	began := time.Now()
 	if err := d.fingerprint(ctx, tenants); err != nil {
 		return nil, nil, d.explain(ctx, err)
 	}
 	d.Log.DebugContext(ctx, "Took the fingerprints of definitions", "schemas", len(tenants), "seconds", time.Since(began).Seconds())
-	for _, t := range tenants {
-		t.reused = !d.NoReuseDDL && t.parent != nil && t.definitions != "" && t.parent.entry.Definitions == t.definitions
-		if t.reused {
-			reused = append(reused, t)
-		} else {
-			fresh = append(fresh, t)
-		}
-	}
-	return reused, fresh, nil
-}
-
-// reuseTables is the size of a group whose tables are read together, in tables.
-const reuseTables = 1000
-
-// reuse hands those tenants to next whose definitions are known, and those for
-// which pg_dump must run: among them the known ones whose earlier file cannot be
-// read.
-func (d *round) reuse(ctx context.Context, reused, fresh []*tenant, results *results, next func(*tenant) error) error {
-	g, groupCtx := errgroup.WithContext(ctx)
-	if len(fresh) > 0 {
-		g.Go(func() error { return d.definitions(groupCtx, fresh, results, next) })
-	}
-	var unreadable []*tenant
-	g.Go(func() error {
-		var core []*tenant
-		if len(reused) > 0 && reused[0].core {
-			core, reused = reused[:1], reused[1:]
-		}
-		all := groups(reused, groupLimits{tables: reuseTables, locks: math.MaxInt32})
-		if len(core) > 0 {
-			all = append([][]*tenant{core}, all...)
-		}
-		for _, group := range all {
-			failed, err := d.reuseGroup(groupCtx, group, results, next)
-			if err != nil {
-				return err
-			}
-			unreadable = append(unreadable, failed...)
-		}
-		return nil
+	reused, others = partition(tenants, func(t *tenant) bool {
+		return t.definitions != "" && t.parent != nil && t.parent.entry.Definitions == t.definitions
 	})
-	if err := g.Wait(); err != nil || len(unreadable) == 0 {
-		return err
+	for _, t := range reused {
+		t.reused = true
 	}
-	return d.definitions(ctx, unreadable, results, next)
+	return reused, others, nil
 }
 
-func (d *round) reuseGroup(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) (unreadable []*tenant, err error) {
+// partition divides a list by a property, in its order.
+func partition[T any](list []T, has func(T) bool) (with, without []T) {
+	for _, v := range list {
+		if has(v) {
+			with = append(with, v)
+		} else {
+			without = append(without, v)
+		}
+	}
+	return with, without
+}
+
+// reuse hands tenants to next whose definitions are those of their parent, and
+// returns those whose parent turns out to be unreadable.
+func (d *round) reuse(ctx context.Context, group []*tenant, results *results, next func(*tenant) error) (unreadable []*tenant, err error) {
+	if len(group) == 0 {
+		return nil, nil
+	}
 	if err := d.inventory(ctx, group); err != nil {
 		return nil, d.explain(ctx, err)
 	}
@@ -169,8 +197,15 @@ func (d *round) requiresNow(was datafile.Requires) datafile.Requires {
 	return now
 }
 
-// fingerprint finds out what the tenants' definitions are known by.
+// fingerprint finds out what the tenants' definitions are known by, where that is
+// not known.
 func (d *round) fingerprint(ctx context.Context, tenants []*tenant) error {
+	_, tenants = partition(tenants, func(t *tenant) bool { return t.definitions != "" })
+	if len(tenants) == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	f, err := pg.NewFingerprinter(ctx, d.tx)
 	if err != nil {
 		return err

@@ -259,10 +259,6 @@ const ahead = 64
 func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, error) {
 	results := &results{round: d, manifest: m}
 	ready := d.usable(results)
-	reused, fresh, err := d.known(ctx, ready)
-	if err != nil {
-		return nil, err
-	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	tenants := make(chan *tenant, ahead)
@@ -286,7 +282,7 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 				return context.Cause(ctx)
 			}
 		}
-		if err := d.reuse(ctx, reused, fresh, results, next); err != nil {
+		if err := d.prepare(ctx, ready, results, next); err != nil {
 			return err
 		}
 		close(tenants)
