@@ -76,12 +76,12 @@ func SealMark(ctx context.Context, conn *pgx.Conn, m *Mark) error {
 		return fmt.Errorf("seal the mark: %w", err)
 	}
 	var sql strings.Builder
-	for i := range coins {
-		end := "COMMIT;"
-		if coins[i]&1 == 1 {
-			end = "ROLLBACK;"
+	for _, coin := range coins {
+		sign, end := "+", "COMMIT"
+		if coin&1 == 1 {
+			sign, end = "-", "ROLLBACK"
 		}
-		sql.WriteString("BEGIN; SELECT pg_catalog.pg_current_xact_id();" + end)
+		fmt.Fprintf(&sql, "BEGIN; SELECT '%s' || pg_catalog.pg_current_xact_id()::text; %s;", sign, end)
 	}
 	results, err := conn.PgConn().Exec(ctx, sql.String()).ReadAll()
 	if err != nil {
@@ -89,8 +89,8 @@ func SealMark(ctx context.Context, conn *pgx.Conn, m *Mark) error {
 	}
 	var seal []string
 	for _, r := range results {
-		if len(r.Rows) == 1 {
-			seal = append(seal, "+-"[coins[len(seal)]&1:][:1]+string(r.Rows[0][0]))
+		for _, row := range r.Rows {
+			seal = append(seal, string(row[0]))
 		}
 	}
 	m.Seal = strings.Join(seal, " ")
