@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -609,8 +610,9 @@ func TestOtherHistory(t *testing.T) {
 			return
 		}
 		fresh := take(t, db, nil)
+		fresh.mark.XID = strconv.FormatUint(math.MaxUint64, 10)
 		older := fresh.since(&forged)
-		older.Snapshot = "3:3:"
+		older.Snapshot = forged.mark.XID + "::"
 		if _, changed, _ := next(t, db, older); changed != nil {
 			t.Error("a mark of another history is used")
 		}
@@ -746,12 +748,12 @@ func TestOtherHistory(t *testing.T) {
 // crash kills a session, and waits until the server has recovered.
 func crash(t *testing.T, db *pgtest.Database) {
 	t.Helper()
-	victim := db.Conn(t)
+	victim, witness := db.Conn(t), db.Conn(t)
 	if err := syscall.Kill(int(victim.PgConn().PID()), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for victim.Ping(t.Context()) == nil {
-		continue // until the server notices
+	for witness.Ping(t.Context()) == nil {
+		continue // until the server has noticed, and ended all others
 	}
 	for {
 		conn, err := pgx.Connect(t.Context(), db.URL())
