@@ -75,6 +75,17 @@ type Snapshot struct {
 	Time time.Time `json:"time"`
 	LSN  string    `json:"lsn,omitempty"` // of the write-ahead log at or after the snapshot
 	XID  string    `json:"xid,omitempty"` // pg_current_snapshot() in text form
+	Mark *Mark     `json:"mark,omitempty"`
+}
+
+// Mark is a moment in the write-ahead log from which on later backups can tell
+// which blocks have changed; see package pg.
+type Mark struct {
+	Timeline uint32    `json:"timeline"`
+	LSN      string    `json:"lsn"`
+	XID      string    `json:"xid"`
+	Started  time.Time `json:"server_started"`
+	Seal     string    `json:"seal"`
 }
 
 // Schema is one schema of a backup and the data file that holds it.
@@ -121,9 +132,21 @@ type Table struct {
 	Bytes    int64     `json:"bytes"`    // of COPY text
 	Checksum string    `json:"checksum"` // see package rowsum
 	Segments []Segment `json:"segments,omitempty"`
+	// Heap is where the server stored the rows, where a later backup can tell
+	// from it that they have not changed.
+	Heap *Heap `json:"heap,omitempty"`
 	// Condition limits the rows, for configuration tables of extensions:
 	// what the extension gave pg_extension_config_dump, a WHERE clause.
 	Condition string `json:"condition,omitempty"`
+}
+
+// Heap identifies the file that holds a table's rows in the database, and what
+// their text depends on besides; see package pg. It can be compared with ==.
+type Heap struct {
+	Database   uint32 `json:"database"`   // OID
+	Tablespace uint32 `json:"tablespace"` // OID
+	Filenode   uint32 `json:"filenode"`
+	Form       string `json:"form"` // digest of columns and types
 }
 
 // Segment is the rows of one table in one range of heap blocks.

@@ -17,7 +17,7 @@ import (
 
 // Mark is a moment in the write-ahead log from which on changes of blocks can be
 // told, with proof that a later server has the same history. It is taken before
-// the snapshot of a backup by TakeMark, sealed after the snapshot by Seal, and
+// the snapshot of a backup by TakeMark, sealed after the snapshot by SealMark, and
 // kept with the backup.
 //
 // What it promises: a transaction whose id is XID or higher had written nothing
@@ -113,12 +113,12 @@ type ChangesOptions struct {
 	// Range is how many blocks are told apart from the next as many: changes
 	// are known by ranges that begin at its multiples.
 	Range int64
-	// Wait is how long to wait for the server to summarize the latest changes.
+	// Wait is how long to wait, at most, for the server to summarize the latest
+	// changes, its checkpoint included.
 	Wait time.Duration
-	// Checkpoint asks the server for a checkpoint where the latest changes are not
-	// summarized yet, which they are from one checkpoint to the next. The role
-	// needs to be a member of pg_checkpoint. Without it, a checkpoint that the
-	// server makes in time by itself is waited for.
+	// Checkpoint asks for that checkpoint, at full speed: summaries reach from one
+	// checkpoint to the next. It needs a member of pg_checkpoint. Without it, one
+	// that the server makes by itself in time is waited for.
 	Checkpoint bool
 }
 
@@ -143,8 +143,9 @@ type changedRanges struct {
 
 // ReadChangedBlocks tells which blocks of the database's tables may have changed
 // between an earlier snapshot and this moment. It is to be called once the new
-// snapshot has been exported, on another session, that has no transaction. Where
-// there is the slightest doubt the result is nil, with the reason.
+// snapshot has been exported, on another session, that has no transaction, and
+// again for each newer snapshot: the result holds for those exported before.
+// Where there is the slightest doubt it is nil, with the reason.
 //
 // That nothing is missing rests on this: rows of a block look different to the
 // new snapshot only if a transaction that the earlier one did not see wrote into
@@ -364,7 +365,8 @@ func waitForSummaries(ctx context.Context, conn *pgx.Conn, now *position, from u
 	if opts.Checkpoint {
 		refused, err := checkpoint(ctx, conn, opts.Wait)
 		if err != nil {
-			return nil, "", err
+			reason, err = doubt(ctx, fmt.Errorf("ask for a checkpoint: %w", err))
+			return nil, reason, err
 		}
 		if refused {
 			late += ", and the role may not ask for a checkpoint (GRANT pg_checkpoint)"
@@ -409,24 +411,20 @@ func gap(list []summary, reached uint64) string {
 // checkpoint asks for a checkpoint and waits for its end, for so long at most.
 // The server goes on with it after that.
 func checkpoint(ctx context.Context, conn *pgx.Conn, wait time.Duration) (refused bool, err error) {
-	_, err = conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", max(wait.Milliseconds(), 1)))
-	if err != nil {
-		return false, fmt.Errorf("ask for a checkpoint: %w", err)
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", max(wait.Milliseconds(), 1))); err != nil {
+		return false, err
 	}
-	_, err = conn.Exec(ctx, "CHECKPOINT")
-	switch {
-	case ctx.Err() == nil && Code(err) == Privilege:
-		refused, err = true, nil
-	case ctx.Err() == nil && Code(err) == QueryCanceled:
-		err = nil
+	_, failure := conn.Exec(ctx, "CHECKPOINT")
+	if _, err := conn.Exec(ctx, "SET statement_timeout = 0"); err != nil {
+		return false, errors.Join(failure, err)
 	}
-	if err == nil {
-		_, err = conn.Exec(ctx, "SET statement_timeout = 0")
+	switch Code(failure) {
+	case Privilege:
+		return true, nil
+	case QueryCanceled:
+		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("ask for a checkpoint: %w", err)
-	}
-	return refused, nil
+	return false, failure
 }
 
 // readSummaries reads which ranges of blocks have changed. The server adds the

@@ -2,6 +2,7 @@ package pg_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgcluster"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
@@ -73,7 +75,7 @@ func take(t *testing.T, db *pgtest.Database, inBetween func()) *backedUp {
 	if inBetween != nil {
 		inBetween()
 	}
-	b := &backedUp{mark: *mark, xids: snapshot.XIDs, heaps: map[string]*pg.Heap{}, rows: map[string]map[int64]string{}}
+	b := &backedUp{mark: kept(t, *mark), xids: snapshot.XIDs, heaps: map[string]*pg.Heap{}, rows: map[string]map[int64]string{}}
 	names, err := collect[string](ctx, tx, `SELECT c.oid::text || ' ' || c.relname FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace`)
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +91,7 @@ func take(t *testing.T, db *pgtest.Database, inBetween func()) *backedUp {
 			t.Fatal(err)
 		}
 		if h, ok := heaps[uint32(oid)]; ok {
+			h := pg.Heap(manifest.Heap(h))
 			b.heaps[name] = &h
 		}
 		lines, err := collect[string](ctx, tx, fmt.Sprintf(`
@@ -111,6 +114,20 @@ func take(t *testing.T, db *pgtest.Database, inBetween func()) *backedUp {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// kept is a mark that has been in a manifest.
+func kept(t *testing.T, m pg.Mark) pg.Mark {
+	t.Helper()
+	text, err := json.Marshal(manifest.Mark(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back manifest.Mark
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	return pg.Mark(back)
 }
 
 func collect[T any](ctx context.Context, q pg.Querier, sql string, args ...any) ([]T, error) {
