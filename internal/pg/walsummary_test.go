@@ -866,7 +866,7 @@ func testChangesUnderLoad(t *testing.T, cluster *pgcluster.Cluster) {
 	db := pgtest.NewIn(t, cluster)
 	const tables, backups, writers = 6, 6, 4
 	for n := range tables {
-		db.Exec(t, fmt.Sprintf(`CREATE TABLE public.t%d (id int, note text DEFAULT repeat('x', 200)); INSERT INTO public.t%[1]d SELECT generate_series(1, 600)`, n))
+		db.Exec(t, fmt.Sprintf(`CREATE TABLE public.t%d (id int, note text DEFAULT repeat('x', 200)); INSERT INTO public.t%[1]d SELECT generate_series(1, 2000)`, n))
 	}
 	settle(t, db)
 	ctx, stop := context.WithCancel(t.Context())
@@ -878,10 +878,10 @@ func testChangesUnderLoad(t *testing.T, cluster *pgcluster.Cluster) {
 			for i := 0; ctx.Err() == nil; i++ {
 				table := fmt.Sprintf("public.t%d", random.IntN(tables-1))
 				change := []string{
-					fmt.Sprintf("UPDATE %s SET note = note || '%d' WHERE id = %d", table, i, random.IntN(600)),
-					fmt.Sprintf("DELETE FROM %s WHERE id BETWEEN %d AND 600", table, 500+random.IntN(100)),
-					fmt.Sprintf("INSERT INTO %s SELECT generate_series(500, 500 + %d)", table, random.IntN(100)),
-					fmt.Sprintf("SELECT FROM %s WHERE id < %d FOR SHARE SKIP LOCKED", table, random.IntN(10)),
+					fmt.Sprintf("UPDATE %s SET note = note || '%d' WHERE id = %d", table, i, random.IntN(2000)),
+					fmt.Sprintf("DELETE FROM %s WHERE id BETWEEN %d AND 2000", table, 1900+random.IntN(100)),
+					fmt.Sprintf("INSERT INTO %s SELECT generate_series(1900, 1900 + %d)", table, random.IntN(100)),
+					fmt.Sprintf("SELECT FROM %s WHERE id < %d FOR SHARE", table, random.IntN(10)),
 				}
 				var script string
 				switch gid := fmt.Sprintf("'w%d_%d'", n, i); random.IntN(6) {
