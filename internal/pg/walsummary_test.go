@@ -611,13 +611,13 @@ func TestOtherHistory(t *testing.T) {
 	// refused asks twice: as it is, and as if the server had never stopped.
 	refused := func(before *backedUp, plainly, otherwise string) {
 		t.Helper()
-		now, changed, reason := next(t, db, before.since())
+		_, changed, reason := next(t, db, before.since())
 		if changed != nil || !strings.Contains(reason, plainly) {
 			t.Errorf("the reason is %q, want %q", reason, plainly)
 		}
 		forged := *before
 		forged.mark.Started = started()
-		now, changed, reason = next(t, db, forged.since())
+		now, changed, reason := next(t, db, forged.since())
 		if changed != nil {
 			t.Errorf("changes are told; missed: %v", missed(before, now, changed))
 		} else if !strings.Contains(reason, otherwise) {
