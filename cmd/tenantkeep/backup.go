@@ -72,7 +72,7 @@ and the others are safe, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "max-chain", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
+	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
 	return cmd
 }
 
@@ -100,7 +100,7 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	result, err := backup.Run(ctx, backup.Options{
 		Server: target, Repo: repository,
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
-		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, NoReuseDDL: opts.NoReuseDDL,
+		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
 		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 		RetentionDays: cfg.RetentionDays, Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
 		DryRun: opts.DryRun, Version: buildVersion().Version,

@@ -43,6 +43,7 @@ type Options struct {
 	Parent         string        // backup that an incremental builds on; empty: the newest of each schema
 	MaxChain       int           // how many files of earlier backups a schema may need; 0: DefaultMaxChain
 	NoReuseDDL     bool          // take all definitions anew, those too that are known to be the same
+	Summaries      Summaries     // empty: SummariesCheckpoint
 	Compression    datafile.Compression
 	RetentionDays  int
 	Jobs           int           // workers; at least 1
@@ -146,6 +147,7 @@ type run struct {
 	encoding string             // client_encoding of all sessions and files
 	chosen   map[string]bool    // names of the schemas that the run is to save
 	parents  map[string]*parent // by schema
+	marks    []pg.Mark          // of earlier backups
 }
 
 // begin connects, takes the lock of the database, and looks for pg_dump. The lock
@@ -227,7 +229,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		}
 	}()
 
-	if r.parents, err = r.findParents(ctx, first.tenants); err != nil {
+	if r.parents, err = r.findParents(ctx, first.tenants, first.mark != nil && o.Type == manifest.Incremental); err != nil {
 		return nil, err
 	}
 	if o.Type == manifest.Incremental && len(r.parents) == 0 {
@@ -242,7 +244,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	o.Progress.Start("backup", len(result.Planned), total)
 	defer o.Progress.Finish()
 
-	m := r.manifest(first.snapshot)
+	m := r.manifest(first)
 	if err := r.rounds(ctx, first, m); err != nil {
 		return nil, err
 	}
@@ -314,7 +316,7 @@ func (r *run) fail(m *manifest.Manifest, t *tenant, err error) {
 	r.Progress.TenantDone(t.tenant, err)
 }
 
-func (r *run) manifest(s *pg.Snapshot) *manifest.Manifest {
+func (r *run) manifest(d *round) *manifest.Manifest {
 	return &manifest.Manifest{
 		Timestamp:     manifest.NewTime(r.out.Started()),
 		BackupType:    r.Type,
@@ -329,12 +331,8 @@ func (r *run) manifest(s *pg.Snapshot) *manifest.Manifest {
 			Name: r.info.Name, ServerVersion: r.info.ServerVersion, ServerVersionNum: r.info.ServerVersionNum,
 			Encoding: r.info.Encoding, Collate: r.info.Collate, Ctype: r.info.Ctype, SystemIdentifier: r.info.SystemIdentifier,
 		},
-		Snapshot: moment(s),
+		Snapshot: d.moment(),
 	}
-}
-
-func moment(s *pg.Snapshot) *manifest.Snapshot {
-	return &manifest.Snapshot{Time: s.Time, LSN: s.LSN, XID: s.XIDs}
 }
 
 // tenantName is the tenant's name of a schema.

@@ -50,7 +50,7 @@ func CheckDefinitions(ctx context.Context, o Options) (*DefinitionsReport, error
 	for _, t := range d.tenants {
 		r.chosen[t.Name] = true
 	}
-	if r.parents, err = r.findParents(ctx, d.tenants); err != nil {
+	if r.parents, err = r.findParents(ctx, d.tenants, false); err != nil {
 		return nil, err
 	}
 	o.Progress.Start("definitions", len(d.tenants), 0)

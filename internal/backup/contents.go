@@ -38,6 +38,7 @@ func (c *contents) digest() string {
 	put := json.NewEncoder(h) // ends each value with a newline, which is in none
 	for _, t := range tables {
 		entry := t.table("")
+		entry.Heap = nil
 		for i, g := range entry.Segments {
 			entry.Segments[i] = manifest.Segment{FirstBlock: g.FirstBlock, Rows: g.Rows, Bytes: g.Bytes, Hash: g.Hash}
 		}
@@ -60,25 +61,40 @@ func (w *worker) compare(ctx context.Context, t *tenant, c *contents) (*earlier,
 		return nil, nil
 	}
 	long := len(t.parent.entry.References) >= w.MaxChain
+	var e *earlier
+	var err error
 	if !long {
-		if err := w.read(ctx, t, c); err != nil {
-			return nil, err
+		changed, failure := w.changedBlocks(ctx, t.parent)
+		if failure != nil {
+			return nil, failure
 		}
-		c.read = true
-		if c.same = t.parent.entry.Content == c.digest(); c.same && t.reused {
-			return nil, nil
+		if changed != nil {
+			if e, err = t.parent.open(ctx, w.Repo); err == nil {
+				err = w.takeOver(c, e, changed)
+			}
+		}
+		if err == nil {
+			if err := w.read(ctx, t, c); err != nil {
+				return nil, errors.Join(err, closed(e))
+			}
+			c.read = true
+			if c.same = t.parent.entry.Content == c.digest(); c.same && t.reused {
+				return nil, closed(e)
+			}
 		}
 	}
-	e, err := t.parent.open(ctx, w.Repo)
+	if e == nil && err == nil {
+		e, err = t.parent.open(ctx, w.Repo)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, errors.Join(context.Cause(ctx), closed(e))
 	case err != nil && t.reused:
 		w.disown(t)
-		return nil, &changedError{fmt.Sprintf("backup %s cannot be built on: %v", t.parent.backup.ID, err)}
+		return nil, errors.Join(&changedError{fmt.Sprintf("backup %s cannot be built on: %v", t.parent.backup.ID, err)}, closed(e))
 	case err != nil:
 		w.Progress.Note(slogWarn, t.tenant, fmt.Sprintf("taken in full: backup %s cannot be built on: %v", t.parent.backup.ID, err))
-		return nil, nil
+		return nil, closed(e)
 	case !long && !e.worn():
 		return e, nil
 	}
@@ -107,19 +123,26 @@ func closed(e *earlier) error {
 // read reads everything once without storing it.
 func (w *worker) read(ctx context.Context, t *tenant, c *contents) error {
 	sink := &sink{add: w.Progress.Add}
-	if err := w.copySmall(ctx, sink, c.small); err != nil {
+	small := slices.DeleteFunc(slices.Clone(c.small), func(table *copied) bool { return table.known[0] })
+	if err := w.copySmall(ctx, sink, small); err != nil {
 		return err
 	}
 	for _, table := range c.big {
-		all := make([]int, len(table.segments))
-		for n := range all {
-			all[n] = n
-		}
-		if err := w.copySegments(ctx, sink, table, all); err != nil {
+		if err := w.copySegments(ctx, sink, table, without(table.known)); err != nil {
 			return fmt.Errorf("read %s: %w", pg.Identifier(table.schema, table.name), err)
 		}
 	}
 	return w.readOthers(ctx, t, c, func([]statement) error { return nil })
+}
+
+// without are the numbers of those segments that are not done.
+func without(done []bool) (numbers []int) {
+	for n, is := range done {
+		if !is {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
 }
 
 // readOthers reads sequences, unless they were read before, and large objects,

@@ -89,6 +89,9 @@ type sink struct {
 	parts []*manifest.Piece
 }
 
+// hashOfNothing is the hash of a segment without rows.
+var hashOfNothing = hex.EncodeToString(sha256.New().Sum(nil))
+
 // chunkSize is how many bytes of short rows are hashed and compressed at once.
 const chunkSize = 32 << 10
 
@@ -215,19 +218,30 @@ type copied struct {
 	segments []manifest.Segment
 	parts    [][]*manifest.Piece
 	sums     []rowsum.Sum
-	held     []bool // the earlier file has them
+	known    []bool         // unread, since nobody wrote into them
+	held     []bool         // the earlier file has them
+	heap     *manifest.Heap // nil: nothing is known of where the rows lie
 }
 
 func newCopied(s source, segments int) *copied {
 	return &copied{
 		source: s, segments: make([]manifest.Segment, segments),
-		parts: make([][]*manifest.Piece, segments), sums: make([]rowsum.Sum, segments), held: make([]bool, segments),
+		parts: make([][]*manifest.Piece, segments), sums: make([]rowsum.Sum, segments), known: make([]bool, segments), held: make([]bool, segments),
 	}
+}
+
+// blocks is the range of a segment; an end of 0 is that of the table.
+func (c *copied) blocks(n int) (first, end int64) {
+	first = int64(n) * segmentBlocks
+	if n < len(c.segments)-1 {
+		end = first + segmentBlocks
+	}
+	return first, end
 }
 
 // table is the entry of the index, once all frames are written.
 func (c *copied) table(schema string) manifest.Table {
-	t := manifest.Table{Name: c.name, Columns: c.columns, Condition: c.condition}
+	t := manifest.Table{Name: c.name, Columns: c.columns, Condition: c.condition, Heap: c.heap}
 	if c.schema != schema {
 		t.Schema = c.schema
 	}
@@ -475,7 +489,7 @@ func (w *worker) asBefore(t *tenant) *manifest.Schema {
 // taken notes the moment of an entry that is not that of its backup.
 func (w *worker) taken(s *manifest.Schema) {
 	if w.later {
-		s.Snapshot = moment(w.snapshot)
+		s.Snapshot = w.moment()
 	}
 }
 
@@ -604,10 +618,11 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	if err := w.writeDefinitions(t, e, datafile.PostDataFrame, t.script.post, file); err != nil {
 		return nil, err
 	}
+	m := w.manifest(w.round)
 	index, err := file.Close(w.enc, datafile.Header{
 		Backup: w.out.ID(), Type: typ, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
 		Encoding: w.encoding, Retention: w.RetentionDays, Requires: requires, Definitions: t.definitions,
-		Database: *w.manifest(w.snapshot).Database, Snapshot: *moment(w.snapshot), Tool: *w.manifest(w.snapshot).Tool,
+		Database: *m.Database, Snapshot: *m.Snapshot, Tool: *m.Tool,
 	})
 	if err != nil {
 		return nil, &storageError{err}
@@ -632,13 +647,7 @@ func (w *worker) rows(ctx context.Context, c *contents, e *earlier, file *datafi
 		return err
 	}
 	for _, table := range c.big {
-		var missing []int
-		for n := range table.segments {
-			if !table.held[n] {
-				missing = append(missing, n)
-			}
-		}
-		if err := w.copySegments(ctx, sink, table, missing); err != nil {
+		if err := w.copySegments(ctx, sink, table, without(table.held)); err != nil {
 			return fmt.Errorf("copy %s: %w", pg.Identifier(table.schema, table.name), err)
 		}
 	}
@@ -666,7 +675,21 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
+	var heaps map[uint32]pg.Heap
+	if w.mark != nil {
+		if heaps, err = pg.ReadHeaps(ctx, w.conn, oids); err != nil {
+			return nil, err
+		}
+	}
 	plan := &contents{}
+	add := func(list *[]*copied, oid uint32, s source, segments int) {
+		c := newCopied(s, segments)
+		if h, ok := heaps[oid]; ok && !s.root && s.condition == "" {
+			heap := manifest.Heap(h)
+			c.heap = &heap
+		}
+		*list = append(*list, c)
+	}
 	for _, rel := range t.relations {
 		root, inTree := w.roots[rel.OID]
 		detail := t.details[rel.OID]
@@ -674,18 +697,18 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 		switch {
 		case inTree && root.OID == rel.OID:
 			s.root = true
-			plan.small = append(plan.small, newCopied(s, 1))
+			add(&plan.small, rel.OID, s, 1)
 		case rel.Kind != "r" || inTree:
 		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > segmentBlocks && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
 			s.segmented = true
-			plan.big = append(plan.big, newCopied(s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks)))
+			add(&plan.big, rel.OID, s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks))
 		default:
-			plan.small = append(plan.small, newCopied(s, 1))
+			add(&plan.small, rel.OID, s, 1)
 		}
 	}
 	for _, c := range t.config {
 		if c.Kind == "r" {
-			plan.small = append(plan.small, newCopied(source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1))
+			add(&plan.small, c.OID, source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1)
 		}
 	}
 	return plan, nil
@@ -734,12 +757,7 @@ func (k *sink) finish(c *copied, n int) error {
 	if err != nil {
 		return err
 	}
-	if c.segmented {
-		g.FirstBlock = int64(n) * segmentBlocks
-		if n < len(c.segments)-1 {
-			g.EndBlock = g.FirstBlock + segmentBlocks
-		}
-	}
+	g.FirstBlock, g.EndBlock = c.blocks(n)
 	c.segments[n], c.parts[n], c.sums[n] = g, parts, sum
 	return nil
 }
@@ -775,10 +793,7 @@ func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied, wanted
 // copySegment copies one segment, after the statements of before.
 func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, before string) error {
 	s := c.source
-	s.first = int64(n) * segmentBlocks
-	if n < len(c.segments)-1 {
-		s.end = s.first + segmentBlocks
-	}
+	s.first, s.end = c.blocks(n)
 	sink.begin(c.into())
 	batch := pg.Batch{SQL: s.from(), CopyRow: func(_ int, row []byte) error { return sink.row(row) }}
 	if before != "" {

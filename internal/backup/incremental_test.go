@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -305,4 +306,72 @@ func TestChainsEnd(t *testing.T) {
 	}
 	requireContains(t, w.told(), "less than half of the file")
 	w.requireSame(t, m, "a")
+}
+
+// TestUnchangedBlocks requires that with summaries of the log nothing is read but
+// what somebody wrote to.
+func TestUnchangedBlocks(t *testing.T) {
+	t.Parallel()
+	if major := pgtest.Cluster(t).Programs.Major; major < 17 {
+		t.Skipf("PostgreSQL %d has no summaries of the write-ahead log, which begin with 17", major)
+	}
+	cluster := pgtest.StartCluster(t, map[string]string{"summarize_wal": "on", "autovacuum": "off", "checkpoint_timeout": "1h"})
+	w := setup(t, pgtest.NewIn(t, cluster))
+	for _, name := range []string{"a", "b"} {
+		big(t, w.db, name)
+	}
+	w.db.Exec(t, `CREATE TABLE a.empty (id int); CREATE TABLE a.holes (id int, v text) WITH (fillfactor = 20);
+		INSERT INTO a.holes SELECT n, repeat('y', 100) FROM generate_series(1, 40000) n;
+		DELETE FROM a.holes WHERE id BETWEEN 10000 AND 30000;
+		CREATE UNLOGGED TABLE b.unlogged (id int); INSERT INTO b.unlogged VALUES (1)`)
+	// Hints and the like are in the log too, and summaries have no finer step
+	// than a checkpoint.
+	w.db.Exec(t, `VACUUM FREEZE`)
+	w.db.Exec(t, `CHECKPOINT`)
+	read := func() int {
+		t.Helper()
+		n, err := strconv.Atoi(w.db.Query(t, `SELECT sum(seq_tup_read)::text FROM pg_stat_user_tables WHERE schemaname IN ('a', 'b')`)[0])
+		must(t, err)
+		return n
+	}
+	first := w.run(t)
+	if first.Snapshot.Mark == nil {
+		t.Fatal("the backup has no mark")
+	}
+
+	before := read()
+	second := w.incremental(t)
+	if n := read() - before; n > 1 { // the unlogged one
+		t.Errorf("%d rows were read, though nobody wrote\n%s", n, w.told())
+	}
+	for _, s := range first.Schemas {
+		if got := entry(t, second, s.Schema); got.Filepath != s.Filepath {
+			t.Errorf("%s was stored again as %s", s.Schema, got.Filename)
+		}
+	}
+
+	w.db.Exec(t, `UPDATE a.big SET v = 'changed' WHERE id = 20000; INSERT INTO a.empty VALUES (1); DELETE FROM a.holes WHERE id = 40000; INSERT INTO b.unlogged VALUES (2)`)
+	before = read()
+	third := w.incremental(t)
+	// Two segments of big at most, one of holes, each read twice at most.
+	if n := read() - before; n > 4*(8000+6000) {
+		t.Errorf("%d rows were read for four that changed\n%s", n, w.told())
+	}
+	w.requireSame(t, third, "a", "b")
+
+	w.opts.Summaries = backup.SummariesOff
+	w.opts.Parent = first.ID
+	fourth := w.incremental(t)
+	for _, s := range fourth.Schemas {
+		if got := entry(t, third, s.Schema); got.Content != s.Content || got.Rows != s.Rows || got.Bytes != s.Bytes {
+			t.Errorf("%s: what was not read is not what is there: %+v, %+v", s.Schema, got, s)
+		}
+	}
+
+	// A table that is rewritten, and one that is cut off.
+	w.opts.Summaries, w.opts.Parent = "", ""
+	w.db.Exec(t, `DELETE FROM a.big WHERE id > 30000; ALTER TABLE b.big ADD COLUMN w int DEFAULT 3`)
+	w.db.Exec(t, `VACUUM a.big`)
+	w.db.Exec(t, `VACUUM FULL a.holes`)
+	w.requireSame(t, w.incremental(t), "a", "b")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -26,8 +27,9 @@ const DefaultMaxChain = 30
 const parentOpens = 8
 
 // findParents finds, for each of the tenants, the newest backup of this database
-// that has it with all files that it needs.
-func (r *run) findParents(ctx context.Context, tenants []*tenant) (map[string]*parent, error) {
+// that has it with all files that it needs, and the marks of the newest backups
+// where this run has one.
+func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (map[string]*parent, error) {
 	parents := map[string]*parent{}
 	missing := map[string]string{} // tenant by schema
 	for _, t := range tenants {
@@ -36,6 +38,9 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant) (map[string]*p
 	visit := func(b repo.Backup) error {
 		if b.Err != nil || !r.comparable(b.Manifest) {
 			return nil
+		}
+		if s := b.Manifest.Snapshot; s != nil && s.Mark != nil {
+			r.marks = append(r.marks, pg.Mark(*s.Mark))
 		}
 		var entries []manifest.Schema
 		for _, e := range b.Manifest.Schemas {
@@ -76,9 +81,11 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant) (map[string]*p
 		return parents, visit(b)
 	}
 	var failure error
+	visited := 0
 	err := r.Repo.Newest(ctx, func(b repo.Backup) bool {
 		failure = visit(b)
-		return failure == nil && len(missing) > 0
+		visited++
+		return failure == nil && (len(missing) > 0 || marked && visited < olderMarks)
 	})
 	return parents, errors.Join(failure, err)
 }

@@ -56,6 +56,7 @@ type round struct {
 	tx       pgx.Tx
 	mu       sync.Mutex // for tx, which the runs of pg_dump share
 	snapshot *pg.Snapshot
+	mark     *pg.Mark // in the write-ahead log, before the snapshot; nil: none
 	answers  pgdump.Answers // of the snapshot's catalogue
 	later    bool           // not the backup's own moment
 
@@ -69,10 +70,13 @@ type round struct {
 	casts           []pg.Cast
 	matviews        []pg.Relation
 	viewSchema      map[uint32]uint32
+
+	changesMu    sync.Mutex
+	changedSince map[string]*pg.ChangedBlocks // by the snapshot of a parent
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
-	d := &round{run: r, newestState: newestState{server: r.Server}}
+	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -84,8 +88,16 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.newestState.conn, err = r.Server.Connect(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.takeMark(ctx); err != nil {
+		return nil, err
+	}
 	if d.tx, d.snapshot, err = pg.ExportSnapshot(ctx, d.conn); err != nil {
 		return nil, err
+	}
+	if d.mark != nil {
+		if err := pg.SealMark(ctx, d.newestState.conn, d.mark); err != nil {
+			return nil, err
+		}
 	}
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx); err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type Config struct {
 	Schemas        []string // the only schemas to take, by exact name; empty: all
 	ExcludeSchemas []string // schemas to leave out, by exact name
 	BackupType     string   // of one run: full, incremental or baseline
+	WALSummaries   string   // checkpoint, wait or off
 	MaxChain       int      // how many files of earlier backups a schema may need, at least one
 	ScheduleType   string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
 	PgDump         string   // program, a name on PATH or a path; empty: the newest that is found

@@ -109,6 +109,11 @@ func settings() []Setting {
 			apply: one(wholeNumber(1, 1000), func(c *Config, v int) { c.MaxChain = v }),
 		},
 		{
+			Key: "wal-summaries", Flag: "wal-summaries", Env: "BACKUP_WAL_SUMMARIES", Default: "checkpoint", Kind: "MODE",
+			Help:  "how an incremental backup uses the server's WAL summaries: ask for a checkpoint, wait for one, or off",
+			apply: one(oneOf("checkpoint", "wait", "off"), func(c *Config, v string) { c.WALSummaries = v }),
+		},
+		{
 			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
 			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
