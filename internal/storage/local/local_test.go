@@ -62,7 +62,7 @@ func TestStorageUnderWrappers(t *testing.T) {
 		var s storage.Storage = open(t, t.TempDir())
 		s = &storagetest.Full{Storage: s, Room: 1 << 30}
 		s = &storagetest.Damaged{Storage: s, Key: "none", Flip: -1}
-		return &storagetest.Faulty{Storage: s}
+		return &storagetest.Crash{Storage: &storagetest.Faulty{Storage: s}}
 	})
 }
 
