@@ -114,7 +114,7 @@ func (b *bench) tool(name string) string { return b.cluster.Programs.Path(name) 
 
 // environment leads the commands to a database.
 func (b *bench) environment(database string) []string {
-	return append(os.Environ(), b.cluster.Env(database)...)
+	return append(append(os.Environ(), "BACKUP_LOG_DIR="+filepath.Join(b.dir, "logs")), b.cluster.Env(database)...)
 }
 
 // keep runs tenantkeep on a database, with a repository as its output.

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
@@ -107,6 +108,9 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
 	})
 	if result != nil {
+		if result.Manifest != nil {
+			a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
+		}
 		if err := a.showBackup(result, target, store.Location(), opts); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -106,6 +107,9 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 			kept++
 		} else {
 			freed += d.Bytes
+		}
+		if one.Dropped {
+			a.noteAudit(func(r *audit.Record) { r.Removed = append(r.Removed, one.Name) })
 		}
 		rows = append(rows, one)
 	}

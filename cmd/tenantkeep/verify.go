@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -44,6 +46,7 @@ tables. Of files that the original system wrote, only size, hash and compression
 can be checked.
 
 Tenants that others refer to are named: a restore of one concerns the others.
+The chain of the audit trail is checked too, unless only some backups are.
 
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep verify
@@ -117,13 +120,23 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 	if err != nil {
 		return err
 	}
-	if err := a.showReport(report, opts); err != nil {
+	var trail *audit.Report
+	if opts.Manifest == "" && len(opts.Schemas) == 0 {
+		if trail, err = a.checkAudit(cfg); err != nil {
+			return err
+		}
+	}
+	if err := a.showReport(report, trail, opts); err != nil {
 		return err
 	}
-	if !report.OK {
-		return &verifyError{report}
+	var errs []error
+	if len(report.Problems) > 0 {
+		errs = append(errs, &verifyError{report})
 	}
-	return nil
+	if trail != nil && trail.Problem != nil {
+		errs = append(errs, &auditError{trail})
+	}
+	return errors.Join(errs...)
 }
 
 // knownSchemas refuses names that no backup has: a check of nothing would say
@@ -140,14 +153,18 @@ func knownSchemas(backups []repo.Backup, names []string) error {
 	return nil
 }
 
-// showReport writes the report.
-func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
+// showReport writes the report, and that of the audit trail, which is nil where
+// none was checked.
+func (a *app) showReport(r *verify.Report, trail *audit.Report, opts VerifyOptions) error {
 	if opts.Format.is(formatJSON) {
+		r.OK = r.OK && (trail == nil || trail.Problem == nil)
 		return a.ui().JSONLine(struct {
 			Kind string `json:"kind"`
 			*verify.Report
-		}{"summary", r})
+			Audit *audit.Report `json:"audit,omitempty"`
+		}{"summary", r, trail})
 	}
+	defer a.tellAudit(trail)
 	for _, l := range r.Leaks {
 		a.ui().Warnf("leak: definitions of %s refer to tenant %s: a restore of it concerns them too", leakNames(l.NeededBy), ui.Safe(l.Tenant))
 	}

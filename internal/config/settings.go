@@ -61,7 +61,7 @@ func settings() []Setting {
 		},
 		{
 			Key: "log-dir", Flag: "log-dir", Env: "BACKUP_LOG_DIR", Default: "./logs/backup", Kind: "PATH",
-			Help:  "directory of the log files",
+			Help:  "directory of the log files and the audit trail",
 			apply: one(asIs, func(c *Config, v string) { c.LogDir = v }),
 		},
 		{
