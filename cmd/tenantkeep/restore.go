@@ -192,6 +192,10 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		return err
 	}
 	defer unlock() //nolint:errcheck // it ends with the process at the latest
+	// A cleanup that had the lock until now may have removed it.
+	if backup, err = from.Repo.Load(ctx, backup.Key); err != nil {
+		return err
+	}
 	if len(opts.Tables) > 0 && opts.As == "" {
 		opts.As = restore.RecoveredName(schemaNamed(backup.Manifest, opts.Schemas[0]), a.now())
 	}

@@ -88,22 +88,8 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 	if err != nil {
 		return err
 	}
-	repository := places[0].Repo
-	backups, err := repository.List(ctx)
+	repository, backups, err := a.chosenBackups(ctx, places, opts)
 	if err != nil {
-		return err
-	}
-	switch {
-	case opts.Manifest != "":
-		from, one, err := a.namedBackupIn(ctx, places, opts.Manifest)
-		if err != nil {
-			return err
-		}
-		repository, backups = from.Repo, []repo.Backup{one}
-	case opts.Latest && len(backups) > 0:
-		backups = backups[:1]
-	}
-	if err := knownSchemas(backups, opts.Schemas); err != nil {
 		return err
 	}
 	if len(backups) > 0 { // a repository that does not exist is not made by looking at it
@@ -113,6 +99,18 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 			return err
 		}
 		defer unlock() //nolint:errcheck // it ends with the process at the latest
+		// A cleanup that had the lock until now may have removed some of them.
+		if opts.Manifest != "" {
+			backups[0], err = repository.Load(ctx, backups[0].Key)
+		} else {
+			_, backups, err = a.chosenBackups(ctx, places, opts)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := knownSchemas(backups, opts.Schemas); err != nil {
+		return err
 	}
 	report, err := verify.Run(ctx, verify.Options{
 		Repo: repository, Backups: backups, Schemas: opts.Schemas, Jobs: cfg.Jobs, Progress: a.progress(opts.Format),
@@ -137,6 +135,27 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 		errs = append(errs, &auditError{trail})
 	}
 	return errors.Join(errs...)
+}
+
+// chosenBackups returns the backups that are to be verified, and the repository
+// that they are in.
+func (a *app) chosenBackups(ctx context.Context, places []place, opts VerifyOptions) (*repo.Repo, []repo.Backup, error) {
+	if opts.Manifest != "" {
+		from, one, err := a.namedBackupIn(ctx, places, opts.Manifest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return from.Repo, []repo.Backup{one}, nil
+	}
+	repository := places[0].Repo
+	backups, err := repository.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if opts.Latest && len(backups) > 0 {
+		backups = backups[:1]
+	}
+	return repository, backups, nil
 }
 
 // knownSchemas refuses names that no backup has: a check of nothing would say

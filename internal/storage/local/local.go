@@ -35,7 +35,10 @@ const (
 
 // Store is a repository in a directory.
 type Store struct {
-	dir string // absolute
+	dir   string        // absolute
+	beat  time.Duration // see lockBeat
+	stale time.Duration // see lockStale
+	place string        // see where; empty: it is found out
 
 	mu    sync.Mutex
 	dirty map[string]bool // directories, as system paths, whose entries are not durable yet
@@ -57,7 +60,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory %s: %w", dir, err)
 	}
-	return &Store{dir: abs, dirty: make(map[string]bool)}, nil
+	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool)}, nil
 }
 
 // Location is the directory as an absolute path.
@@ -350,8 +353,7 @@ func syncDir(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// CleanTemporary removes temporary files, and what processes that died while
-// they held a lock said of themselves.
+// CleanTemporary removes temporary files.
 func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storage.Info, error) {
 	root, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -361,7 +363,6 @@ func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storag
 		return nil, err
 	}
 	defer root.Close()
-	readHolders(root, "")
 	return s.clean(ctx, root, ".", time.Now().Add(-age))
 }
 
