@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -43,7 +42,7 @@ func deletes(cmd *cobra.Command) bool { return cmd.Name() == "cleanup" }
 // loudly. It does keep a cleanup, which is never urgent, from deleting what
 // nobody could trace, unless it is a full disk that the cleanup may free.
 func (a *app) beginAudit(cmd *cobra.Command, cfg *config.Config) error {
-	if onlyReads(cmd) {
+	if onlyReads(cmd) || a.audit != nil {
 		return nil
 	}
 	trail := audit.Open(cfg.LogDir, a.now)
@@ -160,7 +159,7 @@ func (a *app) tellAudit(r *audit.Report) {
 	a.ui().Printf("%s", text)
 	if n := len(r.Unended); n > 0 {
 		last := r.Unended[n-1]
-		a.ui().Printf("%s have no end, so they were killed or are at work; the last is %s of %s (process %d on %s).", ui.Plural(int64(n), "command"),
-			strings.TrimSpace(ui.Safe(last.Command)), last.Time.UTC().Format("2006-01-02 15:04:05 UTC"), last.PID, ui.Safe(last.Host))
+		a.ui().Printf("It lacks the end of %s, killed or still at work; the last is %s of %s (process %d on %s).", ui.Plural(int64(n), "command"),
+			ui.Safe(last.Command), last.Time.UTC().Format("2006-01-02 15:04:05 UTC"), last.PID, ui.Safe(last.Host))
 	}
 }

@@ -80,7 +80,8 @@ func (e *verifyError) Error() string {
 
 // Hint says what to do.
 func (*verifyError) Hint() string {
-	return "take a new full backup now, and look for the cause: a failing disk, or something that writes into the repository"
+	return "take a new full backup now, and look for the cause: a failing disk, or something that writes into the repository. " +
+		"tenantkeep repair rebuilds manifests that are lost"
 }
 
 func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptions) error {
@@ -119,15 +120,15 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 		return err
 	}
 	var trail *audit.Report
+	var errs []error
 	if opts.Manifest == "" && len(opts.Schemas) == 0 {
 		if trail, err = a.checkAudit(cfg); err != nil {
-			return err
+			errs = append(errs, err)
 		}
 	}
 	if err := a.showReport(report, trail, opts); err != nil {
 		return err
 	}
-	var errs []error
 	if len(report.Problems) > 0 {
 		errs = append(errs, &verifyError{report})
 	}

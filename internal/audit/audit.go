@@ -90,6 +90,7 @@ type Record struct {
 	Schemas    []string `json:"schemas,omitempty"`  // or tenants, as they were named
 	Backup     string   `json:"backup,omitempty"`   // that was made, or used
 	Removed    []string `json:"removed,omitempty"`  // what was deleted or dropped for good
+	Rebuilt    []string `json:"rebuilt,omitempty"`  // backups whose manifests were rebuilt
 
 	Result  Result  `json:"result,omitempty"` // of Ended
 	Code    *int    `json:"code,omitempty"`   // exit code
@@ -183,7 +184,7 @@ func (t *Trail) add(ctx context.Context, r Record) (err error) {
 		return fmt.Errorf("write audit trail: %w", err)
 	}
 	defer func() {
-		if err = errors.Join(err, f.Close()); err != nil {
+		if err = errors.Join(err, filelock.Release(f)); err != nil {
 			err = fmt.Errorf("write audit trail: %w", err)
 		}
 	}()

@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -296,6 +298,39 @@ func TestCannotWrite(t *testing.T) {
 	if _, err := trail.Begin(cancelled, Record{}); err != nil { // it need not wait
 		t.Error(err)
 	}
+}
+
+// TestFullDisk: a record that does not fit leaves nothing behind.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("only root can mount a small file system")
+	}
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("mount a small file system: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount %s: %v: %s", dir, err, out)
+		}
+	})
+	filler := filepath.Join(dir, "filler")
+	must(t, os.WriteFile(filler, make([]byte, 30<<10), 0o600))
+	trail := Open(dir, nil)
+	records := 0
+	var err error
+	for ; err == nil; records++ {
+		_, err = trail.Begin(t.Context(), Record{Command: "backup"})
+	}
+	records-- // the last one did not fit
+	if !errors.Is(err, syscall.ENOSPC) || records < 10 {
+		t.Errorf("after %d records: %v", records, err)
+	}
+	wantWhole(t, trail, records, 0)
+	must(t, os.Remove(filler))
+	must(t, addMany(trail, 1))
+	wantWhole(t, trail, records+2, 0)
 }
 
 func TestPrevious(t *testing.T) {

@@ -23,10 +23,25 @@ const (
 // ErrLocked says that others hold a lock.
 var ErrLocked = errors.New("the file is locked")
 
-// Try locks an open file without waiting, until it is closed. While others hold
-// it the error is ErrLocked. A file system that cannot lock is an error that
-// IsUnsupported knows.
+// Try locks an open file without waiting, until Release or, at the latest, the
+// end of the process. While others hold it the error is ErrLocked. A file system
+// that cannot lock is an error that IsUnsupported knows.
 func Try(f *os.File, mode Mode) error {
+	err := flock(f, int(mode)|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return err
+}
+
+// Release gives the lock of a file back and closes the file. Closing alone would
+// do, but not at once: a program that is being started just then has a copy of
+// the descriptor for a moment.
+func Release(f *os.File) error {
+	return errors.Join(flock(f, syscall.LOCK_UN), f.Close())
+}
+
+func flock(f *os.File, how int) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -34,20 +49,15 @@ func Try(f *os.File, mode Mode) error {
 	var errLock error
 	err = conn.Control(func(fd uintptr) {
 		for {
-			if errLock = syscall.Flock(int(fd), int(mode)|syscall.LOCK_NB); !errors.Is(errLock, syscall.EINTR) {
+			if errLock = syscall.Flock(int(fd), how); !errors.Is(errLock, syscall.EINTR) {
 				return
 			}
 		}
 	})
-	switch {
-	case err != nil:
-		return err
-	case errors.Is(errLock, syscall.EWOULDBLOCK):
-		return ErrLocked
-	case errLock != nil:
-		return &fs.PathError{Op: "flock", Path: f.Name(), Err: errLock}
+	if err == nil && errLock != nil {
+		err = &fs.PathError{Op: "flock", Path: f.Name(), Err: errLock}
 	}
-	return nil
+	return err
 }
 
 // IsUnsupported reports whether a lock could not be had because the file system

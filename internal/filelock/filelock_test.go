@@ -28,8 +28,8 @@ func TestTry(t *testing.T) {
 	if err := Try(c, Exclusive); !errors.Is(err, ErrLocked) {
 		t.Errorf("exclusively beside others: %v", err)
 	}
-	if err := errors.Join(a.Close(), b.Close(), Try(c, Exclusive)); err != nil {
-		t.Errorf("after they closed it: %v", err)
+	if err := errors.Join(Release(a), b.Close(), Try(c, Exclusive)); err != nil {
+		t.Errorf("after they gave it back: %v", err)
 	}
 	d := open()
 	if err := Try(d, Shared); !errors.Is(err, ErrLocked) {

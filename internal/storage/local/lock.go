@@ -309,6 +309,5 @@ func (l *lock) release() error {
 		}
 		errs = append(errs, l.holder.Close())
 	}
-	// Closing the only descriptor gives the lock back.
-	return errors.Join(append(errs, l.file.Close())...)
+	return errors.Join(append(errs, filelock.Release(l.file))...)
 }
