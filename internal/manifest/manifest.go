@@ -50,7 +50,18 @@ type Manifest struct {
 	Database    *Database `json:"database,omitempty"`
 	Snapshot    *Snapshot `json:"snapshot,omitempty"`
 	Failures    []Failure `json:"failures,omitempty"`
+	// Rebuilt is when the manifest was rebuilt from the data files, because the
+	// one of the run was lost; zero: it is that of the run.
+	Rebuilt time.Time `json:"rebuilt,omitzero"`
+	// Unreadable are data files that a rebuilt manifest keeps though not even
+	// their schemas can be told: a person may save something of them.
+	Unreadable []string `json:"unreadable,omitempty"`
 }
+
+// Partial reports whether the backup may lack schemas that it was to hold: some
+// failed, or nobody knows, since its manifest was rebuilt from the data files
+// that were left.
+func (m *Manifest) Partial() bool { return len(m.Failures) > 0 || !m.Rebuilt.IsZero() }
 
 // Tool names the program that wrote a backup.
 type Tool struct {
@@ -121,6 +132,7 @@ type Failure struct {
 	Schema string `json:"schema"`
 	Tenant string `json:"tenant"`
 	Error  string `json:"error"`
+	File   string `json:"file,omitempty"` // of a rebuilt manifest: the data file, which is damaged and is kept all the same
 }
 
 // Table says what a table's rows in a data file are.

@@ -55,6 +55,12 @@ func (r *Repo) Orphans(ctx context.Context) ([]storage.Info, error) {
 				named[key] = true
 			}
 		}
+		for _, f := range b.Manifest.Failures {
+			named[f.File] = true
+		}
+		for _, key := range b.Manifest.Unreadable {
+			named[key] = true
+		}
 	}
 	var orphans []storage.Info
 	for _, f := range files {

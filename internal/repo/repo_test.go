@@ -303,21 +303,26 @@ func TestFaults(t *testing.T) {
 // of remains and of a backup after it.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
-	var dir, before, id string
+	whole := t.TempDir()
+	disk := newStore(t, whole)
+	before := mustBack(t, Open(disk, options()))
+	// A run that died before, when it had written one file and half another.
+	if _, err := back(t.Context(), Open(&storagetest.Crash{Storage: disk, At: 14}, options())); !errors.Is(err, storagetest.ErrInjected) {
+		t.Fatalf("the run before: %v", err)
+	}
+	for _, pattern := range []string{"*_2.sql", ".tmp-*"} {
+		if left, err := filepath.Glob(filepath.Join(whole, "data", pattern)); err != nil || len(left) == 0 {
+			t.Fatalf("the run before left %v, %v", left, err)
+		}
+	}
+	var dir, id string
 	storagetest.ForEveryOperation(t, storagetest.CrashTest{
 		Open: func(t *testing.T) storage.Storage {
-			dir = t.TempDir()
-			disk := newStore(t, dir)
-			before, id = mustBack(t, Open(disk, options())), ""
-			// A run that died before, when it had written one file and half another.
-			died := Open(&storagetest.Crash{Storage: disk, At: 14}, options())
-			if _, err := back(t.Context(), died); !errors.Is(err, storagetest.ErrInjected) {
-				t.Fatalf("the run before: %v", err)
+			dir, id = filepath.Join(t.TempDir(), "copy"), ""
+			if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+				t.Fatal(err)
 			}
-			if left, err := filepath.Glob(filepath.Join(dir, "data", "*_2.sql*")); err != nil || len(left) == 0 {
-				t.Fatalf("the run before left %v, %v", left, err)
-			}
-			return disk
+			return newStore(t, dir)
 		},
 		Run: func(s storage.Storage) (err error) {
 			r := Open(s, options())
