@@ -98,7 +98,7 @@ func pointsOf(p place, b repo.Backup, names []string, sizes map[string]int64) []
 		}
 		// What list says of a backup with this schema alone.
 		only := *m
-		only.Schemas, only.Failures = []manifest.Schema{s}, nil
+		only.Schemas, only.Failures, only.Rebuilt = []manifest.Schema{s}, nil, time.Time{}
 		described := listed{State: stateOK}
 		described.addSchemas(&only, nil, sizes)
 		point := point

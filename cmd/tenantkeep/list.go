@@ -261,12 +261,18 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, sizes map[stri
 			b.Failures = append(b.Failures, f)
 		}
 	}
+	if !m.Rebuilt.IsZero() {
+		b.State, b.Problem = statePartial, "its manifest was rebuilt, and what had no file then is not in it"
+	}
 	b.judge(missing)
 }
 
 // judge sets the state.
 func (b *listed) judge(missing map[string]bool) {
 	var problems []string
+	if b.Problem != "" {
+		problems = append(problems, b.Problem)
+	}
 	if n := len(b.Failures); n > 0 {
 		b.State = statePartial
 		problems = append(problems, ui.Plural(int64(n), "schema")+" could not be saved, the first is "+ui.Safe(b.Failures[0].Schema))

@@ -196,6 +196,9 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if backup, err = from.Repo.Load(ctx, backup.Key); err != nil {
 		return err
 	}
+	if m := backup.Manifest; !m.Rebuilt.IsZero() && len(opts.Schemas) == 0 {
+		a.ui().Warnf("the manifest of backup %s was rebuilt from data files: it may lack schemas that the backup held", ui.Safe(backup.ID))
+	}
 	if len(opts.Tables) > 0 && opts.As == "" {
 		opts.As = restore.RecoveredName(schemaNamed(backup.Manifest, opts.Schemas[0]), a.now())
 	}

@@ -102,6 +102,7 @@ func commands(a *app) []*cobra.Command {
 		newExportCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
+		newRepairCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
 		newDoctorCommand(a),
