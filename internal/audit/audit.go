@@ -283,9 +283,8 @@ func lastRecord(f *os.File) (end, error) {
 		if !e.open {
 			text = text[:length-1]
 		}
-		from := len(text)
-		for to := len(text); to >= 0; to = from - 1 {
-			from = bytes.LastIndexByte(text[:to], '\n') + 1
+		for to := len(text); to >= 0; {
+			from := bytes.LastIndexByte(text[:to], '\n') + 1
 			if from == 0 && length < e.size {
 				break // the line may begin before what was read
 			}
@@ -294,6 +293,7 @@ func lastRecord(f *os.File) (end, error) {
 				e.hash, e.torn = hex.EncodeToString(sum[:]), !ok || to < len(text)
 				return e, nil
 			}
+			to = from - 1
 		}
 	}
 }
