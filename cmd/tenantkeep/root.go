@@ -100,6 +100,8 @@ func commands(a *app) []*cobra.Command {
 		newExportCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
+		newPinCommand(a),
+		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
 		newDoctorCommand(a),

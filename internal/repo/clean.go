@@ -46,29 +46,7 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	chosen := setOf(ids)
-	var gone, left []Backup
-	for _, b := range c.backups {
-		if chosen[b.ID] {
-			gone = append(gone, b)
-		} else {
-			left = append(left, b)
-		}
-	}
-	unneeded, err := namedBy(gone)
-	if err != nil {
-		return nil, fmt.Errorf("remove backups: %w", err)
-	}
-	needed, err := namedBy(left)
-	if err != nil {
-		return nil, fmt.Errorf("remove backups: %w", err)
-	}
-	var files []storage.Info
-	err = c.repo.listFiles(ctx, func(i storage.Info) {
-		if isNamed(unneeded, i.Key) && !isNamed(needed, i.Key) {
-			files = append(files, i)
-		}
-	})
+	gone, left, files, err := c.repo.split(ctx, c.backups, ids)
 	if err != nil {
 		return nil, fmt.Errorf("remove backups: %w", err)
 	}
@@ -76,7 +54,7 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 		if err := c.repo.storage.Delete(ctx, b.Key); err != nil {
 			return removed, err
 		}
-		removed = append(removed, storage.Info{Key: b.Key, Size: b.size, Modified: b.modified})
+		removed = append(removed, b.info())
 	}
 	c.backups = left
 	if err := c.repo.storage.Sync(ctx); err != nil {
@@ -87,6 +65,52 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 	}
 	more, err := c.repo.delete(ctx, files)
 	return append(removed, more...), err
+}
+
+// Unneeded returns what Remove would remove: manifests, and the files that no
+// other of the backups names. The backups must be all that there are.
+func (r *Repo) Unneeded(ctx context.Context, backups []Backup, ids []string) ([]storage.Info, error) {
+	gone, _, files, err := r.split(ctx, backups, ids)
+	if err != nil {
+		return nil, fmt.Errorf("find the files of backups: %w", err)
+	}
+	var list []storage.Info
+	for _, b := range gone {
+		list = append(list, b.info())
+	}
+	return append(list, files...), nil
+}
+
+// split tells the backups with these ids from the others, and finds the files
+// that only they name.
+func (r *Repo) split(ctx context.Context, backups []Backup, ids []string) (gone, left []Backup, files []storage.Info, err error) {
+	chosen := setOf(ids)
+	for _, b := range backups {
+		if chosen[b.ID] {
+			gone = append(gone, b)
+		} else {
+			left = append(left, b)
+		}
+	}
+	unneeded, err := namedBy(gone)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	needed, err := namedBy(left)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	err = r.listFiles(ctx, func(i storage.Info) {
+		if isNamed(unneeded, i.Key) && !isNamed(needed, i.Key) {
+			files = append(files, i)
+		}
+	})
+	return gone, left, files, err
+}
+
+// info describes the manifest.
+func (b Backup) info() storage.Info {
+	return storage.Info{Key: b.Key, Size: b.size, Modified: b.modified}
 }
 
 // check makes sure that the manifests are those that are known. On a shared

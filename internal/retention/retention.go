@@ -393,7 +393,7 @@ func (r *run) hold() {
 		return
 	}
 	for _, id := range r.Interrupted {
-		r.holdAll(Hold{Why: "the backup run " + id + " did not end, and none was made since"})
+		r.holdAll(Hold{Why: "the backup run " + id + " has not ended, and none was made since"})
 	}
 	seen := make(map[*database]bool)
 	for _, i := range r.order {

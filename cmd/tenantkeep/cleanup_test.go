@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage/local"
+)
+
+// nights is a repository to which a backup is added each night.
+type nights struct {
+	t   *testing.T
+	dir string
+	now time.Time
+}
+
+func newNights(t *testing.T, dir string) *nights {
+	t.Helper()
+	return &nights{t: t, dir: dir, now: time.Date(2026, 10, 1, 2, 0, 0, 0, time.UTC)}
+}
+
+func (n *nights) repo() *repo.Repo {
+	n.t.Helper()
+	s, err := local.New(n.dir)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return repo.Open(s, repo.Options{Now: func() time.Time { return n.now }, LockWait: -1})
+}
+
+// add makes a backup of schemas. change, which may be nil, may change its
+// manifest before it is written.
+func (n *nights) add(change func(*manifest.Manifest), schemas ...string) string {
+	n.t.Helper()
+	w, err := n.repo().NewBackup(n.t.Context(), manifest.Full)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer w.Abort(n.t.Context())
+	m := &manifest.Manifest{RetentionDays: 30, Database: &manifest.Database{Name: "shop"}}
+	for _, schema := range schemas {
+		d, err := w.CreateData(n.t.Context(), schema, schema, manifest.Full, ".sql")
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		fmt.Fprint(d, schema, w.ID())
+		s, err := d.Commit()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		m.Schemas = append(m.Schemas, manifest.Schema{
+			Schema: schema, Tenant: schema, Filename: filepath.Base(s.Key), Filepath: s.Key, Size: s.Size, Hash: s.Hash,
+			Timestamp: w.ID(), Type: manifest.Full, Tables: 1, Rows: 10, Bytes: 100,
+		})
+	}
+	if change != nil {
+		change(m)
+	}
+	if err := w.Finish(n.t.Context(), m); err != nil {
+		n.t.Fatal(err)
+	}
+	return w.ID()
+}
+
+// files lists what is in the repository, without its locks.
+func (n *nights) files() []string {
+	n.t.Helper()
+	var list []string
+	err := filepath.WalkDir(n.dir, func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && !strings.Contains(path, "/locks/") {
+			list = append(list, strings.TrimPrefix(path, n.dir+"/"))
+		}
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return list
+}
+
+// tenantkeep runs a command at the time of the repository, without a database.
+func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
+	n.t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{
+		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: func() time.Time { return n.now },
+		lookupEnv: func(string) (string, bool) { return "", false },
+	}
+	root := newRootCommand(a)
+	root.SetArgs(append(args, "--repository="+n.dir))
+	err := root.ExecuteContext(n.t.Context())
+	if err != nil && !a.entered {
+		err = asUsage(err)
+	}
+	if got := a.exit(n.t.Context(), err); got != code {
+		n.t.Fatalf("%q: exit code %d, want %d\n%s%s", args, got, code, out.String(), errs.String())
+	}
+	return out.String(), errs.String()
+}
+
+func (n *nights) cleanup(code int, args ...string) (stdout, stderr string) {
+	n.t.Helper()
+	return n.tenantkeep(code, append([]string{"cleanup", "--only=repository", "--log-dir=" + filepath.Join(n.dir, "..", "logs")}, args...)...)
+}
+
+// match is mention for regular expressions.
+func match(t *testing.T, text string, wanted ...string) {
+	t.Helper()
+	for _, want := range wanted {
+		if !regexp.MustCompile(want).MatchString(text) {
+			t.Errorf("%q is not in:\n%s", want, text)
+		}
+	}
+}
+
+func TestCleanupRepository(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, filepath.Join(t.TempDir(), "backups"))
+	var ids []string
+	for range 20 {
+		ids = append(ids, n.add(nil, "public", "acme"))
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	n.now = n.now.Add(-12 * time.Hour)
+	before := n.files()
+	_, stderr := n.tenantkeep(0, "pin", ids[2], "--reason", "the auditor wants it")
+	mention(t, stderr, "pinned", "tenantkeep unpin "+ids[2])
+	n.tenantkeep(1, "pin", ids[2], "--reason", "again")
+	n.tenantkeep(2, "pin", ids[2])
+	n.tenantkeep(2, "pin", "--reason", "which")
+	_, stderr = n.tenantkeep(1, "pin", "20200101_000000", "--reason", "x")
+	mention(t, stderr, "no such backup")
+
+	logs := filepath.Join(n.dir, "..", "logs")
+	if err := os.Mkdir(logs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, age := range map[string]time.Duration{
+		"backup_scheduler.log": 1, "backup_scheduler.log.1": 1, "backup_scheduler.log.2.gz": 100, "backup_scheduler.log-20260101": 200, "audit.jsonl": 200,
+		"nginx.log.1": 200, "backup_scheduler.log.old-and-dear": 200,
+	} {
+		file := filepath.Join(logs, name)
+		if err := os.WriteFile(file, []byte("log"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := n.now.Add(-age * 24 * time.Hour)
+		if err := os.Chtimes(file, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	stdout, stderr := n.cleanup(0, "--dry-run", "--retention-policy=aggressive")
+	match(t, stdout, ids[0]+" .* goes +newest of no day", ids[2]+" .* stays +pinned by .*: the auditor wants it",
+		ids[19]+" .* stays +newest of day 2026-10-20; newest of week 2026-W43; newest of month 2026-10; newest; last full", "log.2.gz")
+	mention(t, stderr, "Would remove 16 backups and 2 log files.")
+	if got := n.files(); len(got) != len(before)+1 {
+		t.Errorf("a dry run left %d files of %d", len(got), len(before)+1)
+	}
+	_, stderr = n.cleanup(2, "--retention-policy=aggressive")
+	mention(t, stderr, "--yes")
+
+	stdout, _ = n.cleanup(0, "--retention-policy=aggressive", "--yes", "--format=json")
+	var items []map[string]any
+	if err := json.Unmarshal([]byte(stdout), &items); err != nil {
+		t.Fatal(err)
+	}
+	summary := items[len(items)-1]
+	if len(items) != 23 || summary["kind"] != "summary" || summary["files_removed"] != float64(16*3+2) || summary["bytes_freed"].(float64) < 15*800 {
+		t.Errorf("%d items, summary %v", len(items), summary)
+	}
+	gone := 0
+	for _, i := range items[:len(items)-1] {
+		if i["dropped"] == i["keep"] {
+			t.Errorf("item %v", i)
+		}
+		if i["dropped"] == true {
+			gone++
+		}
+	}
+	left := n.files()
+	for i, id := range ids {
+		want := 0
+		if i == 2 {
+			want = 4 // with its pin
+		} else if i > 16 {
+			want = 3
+		}
+		files := slices.DeleteFunc(slices.Clone(left), func(name string) bool { return !strings.Contains(name, id) })
+		if len(files) != want {
+			t.Errorf("of %s are left %v", id, files)
+		}
+	}
+	if gone != 18 {
+		t.Errorf("%d items are gone", gone)
+	}
+	if names, err := filepath.Glob(logs + "/*"); err != nil || len(names) != 5 {
+		t.Errorf("logs left: %v, %v", names, err)
+	}
+	_, stderr = n.cleanup(0, "--retention-policy=aggressive", "--yes")
+	mention(t, stderr, "nothing to remove")
+
+	_, stderr = n.tenantkeep(0, "unpin", ids[2])
+	mention(t, stderr, "the auditor wants it")
+	n.tenantkeep(1, "unpin", ids[2])
+	_, stderr = n.cleanup(0, "--retention-policy=aggressive", "--yes")
+	mention(t, stderr, "Removed 1 backup")
+}
+
+func TestCleanupHoldsBack(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 10 {
+		n.add(nil, "public", "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	n.add(func(m *manifest.Manifest) {
+		m.Failures = []manifest.Failure{{Schema: "globex", Tenant: "globex", Error: "permission denied"}}
+	}, "public", "acme")
+	n.now = n.now.Add(24 * time.Hour)
+	for _, flag := range []string{"--dry-run", "--yes"} {
+		stdout, stderr := n.cleanup(3, "--retention-policy=aggressive", flag)
+		match(t, stdout, "would go .*, but the newest backup, 20261011_020000, is partial")
+		mention(t, stderr, "no backup of database shop is removed", "--allow-doubtful")
+	}
+	_, stderr := n.cleanup(0, "--retention-policy=aggressive", "--yes", "--allow-doubtful")
+	mention(t, stderr, "Removed 6 backups")
+
+	if err := os.WriteFile(filepath.Join(n.dir, "manifests", "backup_manifest_20260101_000000.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	orphan := filepath.Join(n.dir, "data", "acme_full_20260101_000000.sql")
+	if err := os.WriteFile(orphan, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(orphan, n.now.Add(-48*time.Hour), n.now.Add(-48*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr := n.cleanup(3, "--retention-policy=custom", "--daily-retention=1", "--weekly-retention=0", "--monthly-retention=0", "--yes", "--allow-doubtful")
+	mention(t, stdout, "its manifest cannot be read", "would go")
+	mention(t, stderr, "no backup is removed: the manifest of backup 20260101_000000 cannot be read", "move its file")
+	if _, err := os.Stat(orphan); err != nil {
+		t.Errorf("a file is gone that a manifest may name which cannot be read: %v", err)
+	}
+}
+
+func TestCleanupRefusesPolicies(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"has no numbers", []string{"--retention-policy=custom"}},
+		{"keeps no day, no week and no month", []string{"--retention-policy=custom", "--daily-retention=0", "--weekly-retention=0", "--monthly-retention=0"}},
+		{"the policy aggressive has numbers of its own", []string{"--retention-policy=aggressive", "--daily-retention=9"}},
+		{"the policy default has numbers of its own", []string{"--weekly-retention=9"}},
+		{"is not one of default, aggressive", []string{"--retention-policy=never"}},
+		{"from 0 to", []string{"--retention-policy=custom", "--daily-retention=-1"}},
+		{"not a whole number", []string{"--retention-policy=custom", "--daily-retention=many"}},
+		{"is not a time zone", []string{"--time-zone=CST"}},
+		{"is not a time zone", []string{"--time-zone=../UTC"}},
+		{"is not a length of time", []string{"--keep-rollback=-1h"}},
+		{"is not a length of time", []string{"--keep-rollback=soon"}},
+		{"neither repository nor database", []string{"--only=everything"}},
+	} {
+		_, stderr := n.tenantkeep(2, append([]string{"cleanup", "--yes"}, c.args...)...)
+		mention(t, stderr, c.want)
+	}
+}
