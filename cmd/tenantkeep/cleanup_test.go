@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
@@ -275,5 +276,44 @@ func TestCleanupRefusesPolicies(t *testing.T) {
 	} {
 		_, stderr := n.tenantkeep(2, append([]string{"cleanup", "--yes"}, c.args...)...)
 		mention(t, stderr, c.want)
+	}
+}
+
+// A rollback point stays while the schema that it is a copy of stands, and while
+// it is the newest copy.
+func TestCleanupRollbackPoints(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `CREATE SCHEMA acme; CREATE TABLE acme.orders (id int PRIMARY KEY); INSERT INTO acme.orders VALUES (1)`)
+	n := newNights(t, t.TempDir())
+	repository, into := "--repository="+n.dir, "--database-url="+db.URL()
+	runIn(t, 0, "backup", "--retention-days=3", repository, into)
+	runIn(t, 0, "restore", "--latest", "--schema=acme", "--yes", repository, into)
+	n.now = time.Now().Add(40 * 24 * time.Hour)
+	clean := func(code int, args ...string) (stdout, stderr string) {
+		return n.tenantkeep(code, append([]string{"cleanup", "--log-dir=" + t.TempDir(), into}, args...)...)
+	}
+
+	stdout, _ := clean(0, "--yes", "--keep-replaced=60d")
+	match(t, stdout, `rollback +rollback/\S+ .* stays +its replaced schema still stands as acme__replaced_`, `backup .* stays +newest; last full`)
+	_, stderr := clean(0, "--yes", "--only=database")
+	mention(t, stderr, "Removed 1 schema.")
+	stdout, _ = clean(0, "--yes")
+	match(t, stdout, `rollback .* stays +no complete backup of acme was made since`)
+	runIn(t, 0, "backup", "--retention-days=3", repository, into)
+	stdout, _ = clean(0, "--yes", "--keep-rollback=41d", "--dry-run")
+	match(t, stdout, "rollback .* stays +younger than 41 days", `backup .* goes +its days ended `)
+	stdout, _ = clean(0, "--dry-run", "--only=repository")
+	match(t, stdout, "rollback .* stays +whether its replaced schema still stands is not known")
+	_, stderr = n.tenantkeep(3, "cleanup", "--dry-run", "--log-dir="+t.TempDir(), "--database-url=postgres://127.0.0.1:1/none?connect_timeout=1")
+	mention(t, stderr, "only the repository is cleaned up", "cannot be reached")
+	_, stderr = clean(0, "--yes")
+	mention(t, stderr, "Removed 1 backup and 1 rollback point.")
+	if points, err := filepath.Glob(filepath.Join(n.dir, "rollback", "*", "*_*")); err != nil || len(points) > 0 {
+		t.Errorf("left in rollback: %v, %v", points, err)
+	}
+	backups, err := n.repo().List(t.Context())
+	if err != nil || len(backups) != 1 || backups[0].Manifest.Retention != manifest.RetainExactly || backups[0].Manifest.RetentionDays != 3 {
+		t.Errorf("backups %+v, %v", backups, err)
 	}
 }

@@ -1,7 +1,6 @@
 package retention
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -56,10 +55,10 @@ func Points(points, backups []Backup, o PointOptions) []Decision {
 		case o.SameDatabase == nil || !o.SameDatabase(p.Manifest):
 			keep(Unknown, "whether its replaced schema still stands is not known: its database was not looked into")
 		case o.Standing[p.ID] != "":
-			keep(Standing, "its replaced schema still stands as "+strconv.Quote(o.Standing[p.ID]))
+			keep(Standing, "its replaced schema still stands as "+called(o.Standing[p.ID]))
 		default:
 			if name, ok := onlyCopy(p, after); ok {
-				keep(OnlyCopy, "no complete backup of "+strconv.Quote(name)+" was made since")
+				keep(OnlyCopy, "no complete backup of "+called(name)+" was made since")
 			}
 		}
 		if len(d.Reasons) == 0 {

@@ -3,7 +3,9 @@ package retention
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // The rules by schema, by which findings are counted. The voting ones come first,
@@ -94,7 +96,7 @@ func (r *run) scope(f *facts, rule int) string {
 	if x.count == len(f.entries) {
 		return ""
 	}
-	text := " of " + strconv.Quote(r.schemas[x.first].name)
+	text := " of " + called(r.schemas[x.first].name)
 	if x.count > 1 {
 		text += " and " + plural(x.count-1, "other")
 	}
@@ -124,6 +126,16 @@ func pinText(p Pin) string {
 		text += ": " + p.Reason
 	}
 	return text
+}
+
+// called is a name as it stands in a reason: quoted where it is not one plain
+// word.
+func called(name string) string {
+	plain := func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("_-.$", c) }
+	if name == "" || strings.ContainsFunc(name, func(c rune) bool { return !plain(c) }) {
+		return strconv.Quote(name)
+	}
+	return name
 }
 
 func plural(n int, word string) string {
