@@ -317,3 +317,41 @@ func TestCleanupRollbackPoints(t *testing.T) {
 		t.Errorf("backups %+v, %v", backups, err)
 	}
 }
+
+// What an incremental backup refers to stays until a full one has taken its
+// place, and what is left can be restored at every step.
+func TestCleanupOfIncrementals(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `
+		CREATE SCHEMA acme; CREATE TABLE acme.orders (id int PRIMARY KEY); INSERT INTO acme.orders VALUES (1);
+		CREATE SCHEMA globex; CREATE TABLE globex.orders (id int PRIMARY KEY); INSERT INTO globex.orders VALUES (1)`)
+	n := newNights(t, t.TempDir())
+	repository, into := "--repository="+n.dir, "--database-url="+db.URL()
+	back := func(typ string) {
+		t.Helper()
+		runIn(t, 0, "backup", "--backup-type="+typ, repository, into)
+		db.Exec(t, "INSERT INTO acme.orders SELECT max(id) + 1 FROM acme.orders")
+	}
+	back("full")
+	back("incremental")
+	back("incremental")
+	n.now = time.Now().Add(3 * time.Hour)
+	custom := []string{"--retention-policy=custom", "--daily-retention=1", "--weekly-retention=0", "--monthly-retention=0", "--yes"}
+	stdout, _ := n.cleanup(0, custom...)
+	match(t, stdout, `stays +newest of day .*\n.* goes +newest of no day.*\n.* stays +last full of public and 1 other; needed by \S+`)
+	runIn(t, 0, "verify", repository)
+	stdout, _ = runIn(t, 0, "list", repository)
+	match(t, stdout, `incremental .* 1 +ok +young daily weekly monthly newest`)
+	back("full")
+	n.now = time.Now().Add(3 * time.Hour)
+	n.cleanup(0, custom...)
+	runIn(t, 0, "verify", repository)
+	backups, err := n.repo().List(t.Context())
+	if err != nil || len(backups) != 1 || backups[0].Manifest.BackupType != manifest.Full {
+		t.Errorf("left: %+v, %v", backups, err)
+	}
+	if files, err := filepath.Glob(filepath.Join(n.dir, "data", "*")); err != nil || len(files) != 3 {
+		t.Errorf("data files left: %v, %v", files, err)
+	}
+}
