@@ -20,7 +20,9 @@ import (
 // when it has fallen behind by more than a few manifests. Writing it is a favour
 // to the next one who reads: it is never waited for, and fails in silence.
 const (
-	indexPrefix = "index/"
+	// It lies among the manifests: a folder of its own, made by whoever lists the
+	// backups first, might be one that whoever makes them cannot read.
+	indexPrefix = manifestPrefix + "index-"
 	indexSuffix = ".idx"
 
 	// reindexAfter is how many manifests are read one by one before the index is

@@ -320,3 +320,35 @@ func TestPins(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Files of the original system go as well: what a manifest calls by the absolute
+// path of another machine, and media archives that several manifests name.
+func TestRemoveOriginal(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, t.TempDir())
+	r := Open(s, options())
+	for n, media := range []string{"/app/backups/media/a.tar.gz", "/app/backups/media/a.tar.gz", "/app/backups/media/folder"} {
+		storagetest.Put(t, s, manifestKey(fmt.Sprintf("2024121%d_143022", n)), fmt.Appendf(nil, `{"timestamp": "2024-12-1%dT14:30:22.123456", "backup_type": "full", "schemas": [
+			{"schema": "public", "tenant": "core", "filepath": "/app/backups/data/x%d.sql", "size": 1, "hash": "%064d", "media_backup": %q, "type": "full"}]}`, n, n, n, media))
+		storagetest.Put(t, s, fmt.Sprintf("data/x%d.sql", n), []byte("x"))
+	}
+	for _, key := range []string{"media/a.tar.gz", "media/folder/logo.png", "media/folder/deep/er.png", "media/other.tar.gz"} {
+		storagetest.Put(t, s, key, []byte("x"))
+	}
+	steps := []struct {
+		id   string
+		left []string
+	}{
+		{"20241210_143022", []string{"data/x1.sql", "data/x2.sql", "media/a.tar.gz", "media/folder/deep/er.png", "media/folder/logo.png", "media/other.tar.gz"}},
+		{"20241211_143022", []string{"data/x2.sql", "media/folder/deep/er.png", "media/folder/logo.png", "media/other.tar.gz"}},
+		{"20241212_143022", []string{"media/other.tar.gz"}},
+	}
+	for _, step := range steps {
+		if _, err := clean(t.Context(), r, step.id); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.left, append(keys(t, s, dataPrefix), keys(t, s, mediaPrefix)...)); diff != "" {
+			t.Errorf("after %s (-want +left):\n%s", step.id, diff)
+		}
+	}
+}

@@ -158,7 +158,7 @@ func TestGolden(t *testing.T) {
 		},
 		"pins-and-days": func(h *history) string {
 			p := policy(t, "aggressive")
-			now := nightly(h, p, "2025-11-01", 150, func(n int, x *made) bool {
+			nightly(h, p, "2025-11-01", 150, func(n int, x *made) bool {
 				switch n {
 				case 20:
 					b := h.add(full(x.at.Add(-time.Hour), tenants...))
@@ -177,7 +177,7 @@ func TestGolden(t *testing.T) {
 				}
 				return true
 			})
-			now = h.day("2025-11-01", 150, 2, 0)
+			now := h.day("2025-11-01", 150, 2, 0)
 			return "One is pinned, four have days of their own (90, 5, none, 1), and all since 2026-03-17 are to be kept for at least ten days.\n" + h.show(h.options(p, now))
 		},
 		"two-databases": func(h *history) string {
