@@ -12,9 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/retention"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
 
@@ -353,5 +357,78 @@ func TestCleanupOfIncrementals(t *testing.T) {
 	}
 	if files, err := filepath.Glob(filepath.Join(n.dir, "data", "*")); err != nil || len(files) != 3 {
 		t.Errorf("data files left: %v, %v", files, err)
+	}
+}
+
+// The flag is about one backup, the variable and the file about all of them.
+func TestRetentionOfABackup(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "tenantkeep.yaml")
+	if err := os.WriteFile(file, []byte("retention-days: 14\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty.yaml")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		env  string
+		file string
+		want manifest.Retention
+		days int
+	}{
+		{nil, "", empty, "", 30},
+		{nil, "", file, manifest.RetainAtLeast, 14},
+		{nil, "90", file, manifest.RetainAtLeast, 90},
+		{[]string{"--retention-days=3"}, "90", file, manifest.RetainExactly, 3},
+		{[]string{"--retention-days=0"}, "", empty, manifest.RetainExactly, 0},
+	} {
+		flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		config.AddFlags(flags, "retention-days")
+		if err := flags.Parse(tt.args); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := config.Load(config.Sources{Flags: flags, File: tt.file, LookupEnv: func(name string) (string, bool) {
+			return tt.env, name == "BACKUP_RETENTION_DAYS" && tt.env != ""
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := retentionOf(cfg); got != tt.want || cfg.RetentionDays != tt.days {
+			t.Errorf("%v, variable %q: %q %d days, want %q %d", tt.args, tt.env, got, cfg.RetentionDays, tt.want, tt.days)
+		}
+	}
+}
+
+// A policy of a stronger source does without the numbers of a weaker one.
+func TestRetentionPolicy(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		args []string
+		file string
+		want retention.Policy
+	}{
+		{nil, "", retention.Policy{Daily: 7, Weekly: 4, Monthly: 12}},
+		{nil, "retention-policy: custom\ndaily-retention: 14\n", retention.Policy{Daily: 14, Weekly: 4, Monthly: 12}},
+		{[]string{"--retention-policy=aggressive"}, "retention-policy: custom\ndaily-retention: 14\n", retention.Policy{Daily: 3, Weekly: 2, Monthly: 6}},
+		{[]string{"--daily-retention=0"}, "retention-policy: custom\nweekly-retention: 0\n", retention.Policy{Monthly: 12}},
+	} {
+		file := filepath.Join(t.TempDir(), "tenantkeep.yaml")
+		if err := os.WriteFile(file, []byte(tt.file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		config.AddFlags(flags, retentionSettings...)
+		if err := flags.Parse(tt.args); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := config.Load(config.Sources{Flags: flags, File: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := retentionPolicy(cfg); err != nil || got != tt.want {
+			t.Errorf("%v, %q: %v, %v, want %v", tt.args, tt.file, got, err, tt.want)
+		}
 	}
 }

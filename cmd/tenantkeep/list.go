@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -147,8 +148,14 @@ type backupSchema struct {
 	BytesStored int64  `json:"bytes_stored"`
 }
 
+// listGCPercent is by how much memory may grow before garbage is collected.
+const listGCPercent = 400
+
 // runList lists the backups of the repository.
 func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) error {
+	// What is read here lives until the end: to look for garbage in it is most of
+	// the time that a list of many backups takes.
+	defer debug.SetGCPercent(debug.SetGCPercent(listGCPercent))
 	repository, store, err := a.openRepository(cfg)
 	if err != nil {
 		return err
@@ -161,21 +168,24 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err != nil {
 		return err
 	}
-	decisions := a.fates(cfg, all, pins)
+	decided := make(chan []retention.Decision, 1)
+	go func() { decided <- a.fates(cfg, all, pins) }()
 	files := &fileCheck{sizes: sizes}
 	var backups []listed
+	var places []int // in all
 	for i, s := range all {
-		b, ok := opts.describe(s, files)
-		if !ok {
-			continue
+		if b, ok := opts.describe(s, files); ok {
+			backups, places = append(backups, b), append(places, i)
 		}
-		if p, ok := pins[s.ID]; ok {
-			b.Pin = &listedPin{p.Reason, p.By, p.At}
+	}
+	decisions := <-decided
+	for n, i := range places {
+		if p, ok := pins[all[i].ID]; ok {
+			backups[n].Pin = &listedPin{p.Reason, p.By, p.At}
 		}
 		if decisions != nil {
-			b.judged(decisions[i])
+			backups[n].judged(decisions[i])
 		}
-		backups = append(backups, b)
 	}
 	if opts.wantBaselines() && len(opts.Schemas) == 0 {
 		baselines, err := baselineFiles(cfg.BaselineDir)
