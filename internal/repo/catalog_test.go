@@ -215,6 +215,8 @@ func fill(v reflect.Value, n *int) {
 		for i := range v.NumField() {
 			fill(v.Field(i), n)
 		}
+	case reflect.Uint, reflect.Uint32, reflect.Uint64:
+		v.SetUint(uint64(*n))
 	default:
 		v.SetInt(int64(*n) - 20)
 	}

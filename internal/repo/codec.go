@@ -120,8 +120,10 @@ func (e *encoder) value(v reflect.Value) error {
 	switch v.Kind() {
 	case reflect.String:
 		e.string(v.String())
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		e.out = binary.AppendVarint(e.out, v.Int())
+	case reflect.Uint, reflect.Uint32, reflect.Uint64:
+		e.out = binary.AppendUvarint(e.out, v.Uint())
 	case reflect.Bool:
 		e.bool(v.Bool())
 	case reflect.Struct:
@@ -328,8 +330,10 @@ func (d *decoder) value(v reflect.Value, f *form) {
 	switch f.kind {
 	case reflect.String:
 		v.SetString(d.string())
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		v.SetInt(d.int())
+	case reflect.Uint, reflect.Uint32, reflect.Uint64:
+		v.SetUint(d.uint())
 	case reflect.Bool:
 		v.SetBool(d.bool())
 	case reflect.Struct:
