@@ -103,6 +103,8 @@ func commands(a *app) []*cobra.Command {
 		newRollbackCommand(a),
 		newCleanupCommand(a),
 		newRepairCommand(a),
+		newPinCommand(a),
+		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
 		newDoctorCommand(a),

@@ -31,6 +31,16 @@ const (
 	Baseline    Type = "baseline"
 )
 
+// Retention says what retention_days of a backup mean.
+type Retention string
+
+// What retention_days mean. Where nothing is said the policy alone decides when
+// a backup goes, and the days are only a note.
+const (
+	RetainExactly Retention = "exactly"  // it lives so many days, whatever the policy says; 0: without limit
+	RetainAtLeast Retention = "at least" // the policy decides, but not before
+)
+
 // Manifest describes one backup. The first fields are those of the original
 // system, under its names; the others are new.
 type Manifest struct {
@@ -44,6 +54,7 @@ type Manifest struct {
 	Format      int       `json:"format,omitempty"`
 	ID          string    `json:"id,omitempty"` // the time part of the manifest's file name
 	Parent      string    `json:"parent,omitempty"`
+	Retention   Retention `json:"retention,omitempty"`
 	Compression string    `json:"compression,omitempty"` // as given to --compression, with its level
 	Finished    time.Time `json:"finished,omitzero"`
 	Tool        *Tool     `json:"tool,omitempty"`

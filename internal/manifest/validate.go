@@ -42,6 +42,11 @@ func (m *Manifest) Validate() error {
 		default:
 			return fmt.Errorf("manifest has the unknown backup_type %q", m.BackupType)
 		}
+		switch m.Retention {
+		case "", RetainExactly, RetainAtLeast:
+		default:
+			return fmt.Errorf("manifest has the unknown retention %q", m.Retention)
+		}
 	}
 
 	schemas := make(map[string]bool, len(m.Schemas))

@@ -230,7 +230,7 @@ func (r *Repo) candidates(ctx context.Context, s *survey, o RepairOptions) (list
 			s.unused(i, "its run has not ended, or was killed before it did: the next backup removes what is left of it")
 			continue
 		}
-		if c.index, err = r.readIndex(ctx, i.Key); err != nil {
+		if c.index, err = r.dataIndex(ctx, i.Key); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
@@ -278,7 +278,7 @@ func (r *Repo) candidates(ctx context.Context, s *survey, o RepairOptions) (list
 // unfinished reports whether a run has a mark and has written no manifest.
 func (s *survey) unfinished(id string) bool { return s.marks[id] && s.broken[id].Err == nil }
 
-func (r *Repo) readIndex(ctx context.Context, key string) (*datafile.Index, error) {
+func (r *Repo) dataIndex(ctx context.Context, key string) (*datafile.Index, error) {
 	o, err := r.storage.Open(ctx, key)
 	if err != nil {
 		return nil, err
