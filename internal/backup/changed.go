@@ -45,12 +45,25 @@ func (d *round) takeMark(ctx context.Context) (err error) {
 	return err
 }
 
+// makeSeal makes the seal of a round, after its snapshot.
+func (d *round) makeSeal(ctx context.Context) (err error) {
+	if d.info.ReadOnly || !pg.CanDigestCatalogs(d.info.ServerVersionNum) {
+		return nil
+	}
+	if d.seal, err = pg.MakeSeal(ctx, d.newestState.conn); err == nil && d.mark != nil {
+		d.mark.Seal = d.seal
+	}
+	return err
+}
+
 // moment is what a manifest says of the round's snapshot.
 func (d *round) moment() *manifest.Snapshot {
 	m := &manifest.Snapshot{Time: d.snapshot.Time, LSN: d.snapshot.LSN, XID: d.snapshot.XIDs}
 	if d.mark != nil {
 		mark := manifest.Mark(*d.mark)
 		m.Mark = &mark
+	} else {
+		m.Seal = d.seal
 	}
 	return m
 }

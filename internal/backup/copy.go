@@ -465,7 +465,7 @@ func (w *worker) store(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	s := &manifest.Schema{
 		Schema: t.Name, Tenant: t.tenant, Filename: stored.Key[strings.LastIndexByte(stored.Key, '/')+1:], Filepath: stored.Key,
 		Size: stored.Size, Hash: stored.Hash, Timestamp: w.out.ID(), Type: typ, Tables: int64(len(index.Tables)),
-		Definitions: t.definitions, Content: c.digest(),
+		Definitions: t.definitions, Content: c.digest(), Uses: t.uses,
 	}
 	for _, table := range index.Tables {
 		s.Rows += table.Rows

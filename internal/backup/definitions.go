@@ -136,7 +136,7 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 		return nil
 	}
 	began := time.Now()
-	archive, err := d.dumpAndFingerprint(ctx, group)
+	archive, err := d.dumpAndDigest(ctx, group)
 	var failure *pgdump.Error
 	switch {
 	case ctx.Err() != nil:
@@ -191,6 +191,11 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 		if err := d.addScript(t, statements); err != nil {
 			results.fail(t, err)
 			continue
+		}
+		if t.definitions == "" {
+			if t.definitions, err = d.byDigest(ctx, t, t.uses); err != nil {
+				return err
+			}
 		}
 		if err := next(t); err != nil {
 			return err
@@ -256,16 +261,17 @@ func (d *round) held(ctx context.Context) (map[uint32]string, error) {
 	return schemas, err
 }
 
-// dumpAndFingerprint runs pg_dump, and meanwhile takes the fingerprints of what
-// it writes.
-func (d *round) dumpAndFingerprint(ctx context.Context, group []*tenant) (*pgdump.Archive, error) {
+// dumpAndDigest runs pg_dump, and meanwhile finds out what the definitions are
+// known by that it writes.
+func (d *round) dumpAndDigest(ctx context.Context, group []*tenant) (*pgdump.Archive, error) {
 	var archive *pgdump.Archive
 	var g errgroup.Group // the failure of one must not end the session of the other, which holds the snapshot
 	g.Go(func() error {
-		if err := d.fingerprint(ctx, group); err != nil {
-			return d.explain(ctx, err)
+		err := d.byContent(ctx, group)
+		if err == nil && d.seal != "" {
+			_, err = d.catalogs()
 		}
-		return nil
+		return d.explain(ctx, err)
 	})
 	g.Go(func() (err error) {
 		archive, err = d.runDump(ctx, group)
@@ -443,6 +449,12 @@ func (d *round) tenantSchemas() []string {
 	return names
 }
 
+// tenantsAmong leaves those of core out of a list of schemas.
+func (d *round) tenantsAmong(names []string) []string {
+	tenants := d.tenantSchemas()
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(tenants, name) })
+}
+
 // readable reports what the role may not read of a tenant, or what it would
 // read without seeing all of it.
 func (d *round) readable(t *tenant) error {
@@ -575,6 +587,7 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 		}
 	}
 	s.requires.Schemas = slices.Sorted(maps.Keys(schemas))
+	t.uses = d.tenantsAmong(s.requires.Schemas)
 	if !t.core && !slices.ContainsFunc(s.pre, func(st pgdump.Statement) bool { return st.Kind == "SCHEMA" && st.Tag == t.Name }) {
 		return errors.New("pg_dump gave no definition of the schema itself")
 	}

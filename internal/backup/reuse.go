@@ -2,8 +2,11 @@ package backup
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,13 +16,148 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
-// definitionsOf is what a schema's definitions are known by: where it is the same
-// for two backups, pg_dump would write the same for both.
-func (r *run) definitionsOf(fingerprint string) string {
-	if fingerprint == "" {
-		return ""
+// Definitions are known by what their catalog rows are: by which they are, where
+// the server can prove that it has the history in which these were written; else
+// by what they hold, which takes longer to read. Where that is the same for two
+// backups, pg_dump of the same version writes the same for both.
+
+// byDigest is what the definitions of a tenant are known by that names these
+// other tenants; empty where the server cannot tell.
+func (d *round) byDigest(ctx context.Context, t *tenant, uses []string) (string, error) {
+	if d.seal == "" {
+		return "", nil
 	}
-	return fingerprint + "/pg_dump-" + r.program.Version
+	c, err := d.catalogs()
+	if err != nil {
+		return "", d.explain(ctx, err)
+	}
+	parts := []string{c.Core, c.LargeObjects}
+	if !t.core {
+		own, ok := c.Schemas[t.OID]
+		if !ok {
+			return "", nil
+		}
+		parts = []string{c.Core, own}
+	}
+	for _, name := range uses {
+		i := slices.IndexFunc(d.schemas, func(s pg.Schema) bool { return s.Name == name })
+		if i < 0 {
+			return "", nil
+		}
+		other, ok := c.Schemas[d.schemas[i].OID]
+		if !ok {
+			return "", nil // not among those that were read
+		}
+		parts = append(parts, other)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(parts, " ")))
+	return fmt.Sprintf("rows:%x/pg_dump-%s", sum[:16], d.program.Version), nil
+}
+
+// readCatalogs reads the digests of all schemas that the round may ask for, on a
+// session of its own.
+func (d *round) readCatalogs(ctx context.Context) (*pg.CatalogDigests, error) {
+	conn, err := d.Server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(conn)
+	if err := d.snapshot.Import(ctx, conn); err != nil {
+		return nil, err
+	}
+	var core, some []uint32
+	for _, t := range d.candidates() {
+		if t.core {
+			core = t.oids
+		}
+	}
+	if len(d.tenants) < len(d.schemas)/10 { // else it is quicker to read all
+		wanted := map[string]bool{}
+		for _, t := range d.tenants {
+			wanted[t.Name] = true
+			if p := d.parents[t.Name]; p != nil {
+				for _, name := range p.entry.Uses {
+					wanted[name] = true
+				}
+			}
+		}
+		some = []uint32{}
+		for _, s := range d.schemas {
+			if wanted[s.Name] {
+				some = append(some, s.OID)
+			}
+		}
+	}
+	began := time.Now()
+	c, err := pg.ReadCatalogDigests(ctx, conn, d.info.ServerVersionNum, core, some)
+	d.Log.DebugContext(ctx, "Read the digests of catalogs", "all", some == nil, "seconds", time.Since(began).Seconds())
+	return c, err
+}
+
+// proven reports whether this server has the history that a parent was taken in.
+func (d *round) proven(ctx context.Context, p *parent) (bool, error) {
+	seal := p.moment().Proof()
+	if d.seal == "" || seal == "" {
+		return false, nil
+	}
+	if proven, ok := d.proofs[seal]; ok {
+		return proven, nil
+	}
+	var reason string
+	err := d.newest(ctx, func(q pg.Querier) (err error) {
+		reason, err = pg.CheckSeal(ctx, q, seal)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	if reason != "" {
+		d.Log.DebugContext(ctx, "Definitions are taken anew", "backup", p.backup.ID, "reason", reason)
+	}
+	d.proofs[seal] = reason == ""
+	return reason == "", nil
+}
+
+// byContent is what the definitions of tenants are known by on a server that
+// cannot prove its history: on a standby, and before PostgreSQL 13.
+func (d *round) byContent(ctx context.Context, tenants []*tenant) error {
+	_, tenants = partition(tenants, func(t *tenant) bool { return t.definitions != "" })
+	if d.seal != "" || len(tenants) == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, err := pg.NewFingerprinter(ctx, d.tx)
+	if err != nil {
+		return err
+	}
+	known := func(t *tenant, fingerprint string) {
+		if fingerprint != "" {
+			t.definitions = fingerprint + "/pg_dump-" + d.program.Version
+		}
+	}
+	var schemas []uint32
+	for _, t := range tenants {
+		if !t.core {
+			schemas = append(schemas, t.OID)
+			continue
+		}
+		core, err := f.Core(ctx, t.oids)
+		if err != nil {
+			return err
+		}
+		known(t, core)
+	}
+	prints, err := f.Schemas(ctx, schemas)
+	if err != nil {
+		return err
+	}
+	for _, t := range tenants {
+		if !t.core {
+			known(t, prints[t.OID])
+		}
+	}
+	return nil
 }
 
 // prepare hands all tenants to next once their definitions are known: from their
@@ -78,17 +216,33 @@ func slicesOf(tenants []*tenant) (all [][]*tenant) {
 // known finds the tenants of which the definitions are those of their parent, so
 // that pg_dump need not write them again.
 func (d *round) known(ctx context.Context, tenants []*tenant) (reused, others []*tenant, err error) {
-	began := time.Now()
-	if err := d.fingerprint(ctx, tenants); err != nil {
+	if err := d.byContent(ctx, tenants); err != nil {
 		return nil, nil, d.explain(ctx, err)
 	}
-	d.Log.DebugContext(ctx, "Took the fingerprints of definitions", "schemas", len(tenants), "seconds", time.Since(began).Seconds())
-	reused, others = partition(tenants, func(t *tenant) bool {
-		return t.definitions != "" && t.parent != nil && t.parent.entry.Definitions == t.definitions
-	})
-	for _, t := range reused {
-		t.reused = true
+	for _, t := range tenants {
+		if t.parent == nil {
+			continue
+		}
+		t.reused = t.definitions != "" && t.parent.entry.Definitions == t.definitions
+		if d.seal == "" {
+			continue
+		}
+		proven, err := d.proven(ctx, t.parent)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !proven {
+			continue
+		}
+		now, err := d.byDigest(ctx, t, t.parent.entry.Uses)
+		if err != nil {
+			return nil, nil, err
+		}
+		if t.reused = now != "" && now == t.parent.entry.Definitions; t.reused {
+			t.definitions, t.uses = now, t.parent.entry.Uses
+		}
 	}
+	reused, others = partition(tenants, func(t *tenant) bool { return t.reused })
 	return reused, others, nil
 }
 
@@ -195,41 +349,4 @@ func (d *round) requiresNow(was datafile.Requires) datafile.Requires {
 		now.Extensions = append(now.Extensions, x)
 	}
 	return now
-}
-
-// fingerprint finds out what the tenants' definitions are known by, where that is
-// not known.
-func (d *round) fingerprint(ctx context.Context, tenants []*tenant) error {
-	_, tenants = partition(tenants, func(t *tenant) bool { return t.definitions != "" })
-	if len(tenants) == 0 {
-		return nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f, err := pg.NewFingerprinter(ctx, d.tx)
-	if err != nil {
-		return err
-	}
-	var schemas []uint32
-	for _, t := range tenants {
-		if !t.core {
-			schemas = append(schemas, t.OID)
-			continue
-		}
-		core, err := f.Core(ctx, t.oids)
-		if err != nil {
-			return err
-		}
-		t.definitions = d.definitionsOf(core)
-	}
-	prints, err := f.Schemas(ctx, schemas)
-	if err != nil {
-		return err
-	}
-	for _, t := range tenants {
-		if !t.core {
-			t.definitions = d.definitionsOf(prints[t.OID])
-		}
-	}
-	return nil
 }

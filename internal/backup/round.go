@@ -26,9 +26,10 @@ type tenant struct {
 	core   bool     // with the database-level objects
 	oids   []uint32 // its schemas: one, but core also has those of extensions
 
-	parent      *parent // what an earlier backup has of it; nil: none has
-	definitions string  // what its definitions are known by, see definitionsOf
-	reused      bool    // its definitions are the parent's
+	parent      *parent  // what an earlier backup has of it; nil: none has
+	definitions string   // what its definitions are known by
+	uses        []string // the other tenants' schemas that they name
+	reused      bool     // its definitions are the parent's
 
 	// Read with the definitions.
 	relations []pg.Relation
@@ -57,6 +58,7 @@ type round struct {
 	mu       sync.Mutex // for tx, which the runs of pg_dump share
 	snapshot *pg.Snapshot
 	mark     *pg.Mark       // in the write-ahead log, before the snapshot; nil: none
+	seal     string         // made after the snapshot; empty: the server cannot
 	answers  pgdump.Answers // of the snapshot's catalogue
 	later    bool           // not the backup's own moment
 
@@ -73,10 +75,13 @@ type round struct {
 
 	changesMu    sync.Mutex
 	changedSince map[string]*pg.ChangedBlocks // by the snapshot of a parent
+
+	catalogs func() (*pg.CatalogDigests, error)
+	proofs   map[string]bool // by seal: whether it is of this server's past
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
-	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}}
+	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}, proofs: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -94,14 +99,13 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.tx, d.snapshot, err = pg.ExportSnapshot(ctx, d.conn); err != nil {
 		return nil, err
 	}
-	if d.mark != nil {
-		if err := pg.SealMark(ctx, d.newestState.conn, d.mark); err != nil {
-			return nil, err
-		}
+	if err := d.makeSeal(ctx); err != nil {
+		return nil, err
 	}
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx); err != nil {
 		return nil, err
 	}
+	d.catalogs = sync.OnceValues(func() (*pg.CatalogDigests, error) { return d.readCatalogs(ctx) })
 	d.needs = sync.OnceValues(func() (map[uint32]*pg.Needs, error) { return d.readNeeds(ctx) })
 	if d.hasLargeObjects, err = pg.HasLargeObjects(ctx, d.tx); err != nil {
 		return nil, err

@@ -98,6 +98,20 @@ type Snapshot struct {
 	LSN  string    `json:"lsn,omitempty"` // of the write-ahead log at or after the snapshot
 	XID  string    `json:"xid,omitempty"` // pg_current_snapshot() in text form
 	Mark *Mark     `json:"mark,omitempty"`
+	Seal string    `json:"seal,omitempty"` // proof of the server's history, where there is no mark, which has one
+}
+
+// Proof is the seal of the snapshot, its mark's or its own; empty where it has
+// none.
+func (s *Snapshot) Proof() string {
+	switch {
+	case s == nil:
+		return ""
+	case s.Mark != nil:
+		return s.Mark.Seal
+	default:
+		return s.Seal
+	}
 }
 
 // Mark is a moment in the write-ahead log from which on later backups can tell
@@ -133,6 +147,8 @@ type Schema struct {
 	// rows and sequences. Empty where they are not known.
 	Definitions string `json:"definitions,omitempty"`
 	Content     string `json:"content,omitempty"`
+	// Uses are the other tenants' schemas that its definitions name.
+	Uses []string `json:"uses,omitempty"`
 }
 
 // IsCore reports whether the entry is the core rather than a tenant.

@@ -3,7 +3,6 @@ package pg
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -17,7 +16,7 @@ import (
 
 // Mark is a moment in the write-ahead log from which on changes of blocks can be
 // told, with proof that a later server has the same history. It is taken before
-// the snapshot of a backup by TakeMark, sealed after the snapshot by SealMark, and
+// the snapshot of a backup by TakeMark, gets its seal after the snapshot, and is
 // kept with the backup.
 //
 // What it promises: a transaction whose id is XID or higher had written nothing
@@ -29,15 +28,8 @@ type Mark struct {
 	LSN      string
 	XID      string    // 64 bits
 	Started  time.Time // when the server was started
-	// Seal are transactions that were made to commit ("+id") or to abort ("-id")
-	// by the toss of a coin, after the snapshot. A server on which they ended in
-	// the same way has all that the snapshot saw in its past.
-	Seal string
+	Seal     string    // made after the snapshot, see MakeSeal
 }
-
-// sealBits is how many coins are tossed for a seal. A server with another
-// history passes for this one once in 2^32 times.
-const sealBits = 32
 
 // TakeMark takes a mark. It is to be called before the snapshot is exported, on
 // a session without a transaction; it uses up one transaction id. Without a
@@ -62,39 +54,6 @@ func TakeMark(ctx context.Context, conn *pgx.Conn) (_ *Mark, reason string, err 
 		return nil, reason, err
 	}
 	return m, "", nil
-}
-
-// SealMark seals a mark. It is to be called once the snapshot has been exported,
-// on a session without a transaction. Its transactions write nothing and wait
-// for nothing.
-func SealMark(ctx context.Context, conn *pgx.Conn, m *Mark) error {
-	if conn.PgConn().TxStatus() != 'I' {
-		return errors.New("seal the mark: the session is in a transaction")
-	}
-	coins := make([]byte, sealBits)
-	if _, err := rand.Read(coins); err != nil {
-		return fmt.Errorf("seal the mark: %w", err)
-	}
-	var sql strings.Builder
-	for _, coin := range coins {
-		sign, end := "+", "COMMIT"
-		if coin&1 == 1 {
-			sign, end = "-", "ROLLBACK"
-		}
-		fmt.Fprintf(&sql, "BEGIN; SELECT '%s' || pg_catalog.pg_current_xact_id()::text; %s;", sign, end)
-	}
-	results, err := conn.PgConn().Exec(ctx, sql.String()).ReadAll()
-	if err != nil {
-		return fmt.Errorf("seal the mark: %w", err)
-	}
-	var seal []string
-	for _, r := range results {
-		for _, row := range r.Rows {
-			seal = append(seal, string(row[0]))
-		}
-	}
-	m.Seal = strings.Join(seal, " ")
-	return nil
 }
 
 // Since says from when on changes are asked for.
@@ -227,31 +186,7 @@ func (m *Mark) holds(ctx context.Context, conn *pgx.Conn, now *position) (reason
 	case lsn > now.lsn:
 		return fmt.Sprintf("the write-ahead log is at %s, before the %s of the earlier backup", formatLSN(now.lsn), m.LSN), nil
 	}
-	var ids []string
-	var committed []bool
-	for token := range strings.FieldsSeq(m.Seal) {
-		if _, err := strconv.ParseUint(token[1:], 10, 64); err != nil || token[0] != '+' && token[0] != '-' {
-			return "the seal of the earlier backup's mark cannot be read", nil
-		}
-		ids, committed = append(ids, token[1:]), append(committed, token[0] == '+')
-	}
-	if len(ids) < sealBits {
-		return "the earlier backup's mark has no seal", nil
-	}
-	var same bool
-	err = conn.QueryRow(ctx, `
-		SELECT coalesce(bool_and(CASE
-			WHEN s.id::xid8 >= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) THEN false -- pg_xact_status refuses what is yet to come
-			ELSE coalesce(pg_catalog.pg_xact_status(s.id::xid8) = CASE WHEN s.committed THEN 'committed' ELSE 'aborted' END, false)
-			END), false)
-		FROM unnest($1::text[], $2::bool[]) AS s(id, committed)`, ids, committed).Scan(&same)
-	if err != nil {
-		return doubt(ctx, fmt.Errorf("compare transactions with those of the mark: %w", err))
-	}
-	if !same {
-		return "the server does not know the transactions of the earlier backup: it was put back to another state, or they are too long ago", nil
-	}
-	return "", nil
+	return CheckSeal(ctx, conn, m.Seal)
 }
 
 // position is where a server's log is.

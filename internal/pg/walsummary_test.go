@@ -69,7 +69,7 @@ func take(t *testing.T, db *pgtest.Database, inBetween func()) *backedUp {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := pg.SealMark(ctx, other, mark); err != nil {
+	if mark.Seal, err = pg.MakeSeal(ctx, other); err != nil {
 		t.Fatal(err)
 	}
 	if inBetween != nil {
@@ -552,7 +552,7 @@ func testChangesForAnyRole(t *testing.T, cluster *pgcluster.Cluster) {
 		t.Fatal(reason, err)
 	}
 	xids := db.Query(t, "SELECT pg_current_snapshot()")[0]
-	if err := pg.SealMark(t.Context(), conn, mark); err != nil {
+	if mark.Seal, err = pg.MakeSeal(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
 	since, opts := pg.Since{Snapshot: xids, Mark: mark}, changesOptions
@@ -583,7 +583,7 @@ func testChangesForAnyRole(t *testing.T, cluster *pgcluster.Cluster) {
 	if _, _, err := pg.TakeMark(t.Context(), conn); err == nil {
 		t.Error("a mark is taken in a transaction, whose id may be older")
 	}
-	if err := pg.SealMark(t.Context(), conn, mark); err == nil {
+	if _, err := pg.MakeSeal(t.Context(), conn); err == nil {
 		t.Error("a mark is sealed in a transaction, which has one end only")
 	}
 	ctx, cancel := context.WithCancel(t.Context())

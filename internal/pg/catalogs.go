@@ -1,0 +1,308 @@
+package pg
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// CatalogDigests tell whether catalog rows from which pg_dump writes
+// definitions are those of an earlier moment. They are made from which rows
+// there are and which transactions wrote them: quickly read, but worth something
+// only where the server has the same history, see MakeSeal. Where that cannot be
+// told, a Fingerprinter looks at what the rows hold.
+type CatalogDigests struct {
+	// Core is that of core: of the schemas that were given as core's, of what
+	// users added to schemas of the system, and of all objects without a schema.
+	// What any schema may name elsewhere is in it, except for other tenants.
+	Core string
+	// LargeObjects is that of large objects, which belong to core's script and
+	// are named by nobody.
+	LargeObjects string
+	// Schemas are those of the others, by OID.
+	Schemas map[uint32]string
+}
+
+// catalogDigestVersion begins what digests are made from: it changes with the
+// queries, so that those of different releases never compare as equal.
+const catalogDigestVersion = "1"
+
+// minCatalogDigests is the first version of the server on which the fate of old
+// transactions can be asked for by their 64-bit ids.
+const minCatalogDigests = 130000
+
+// CanDigestCatalogs reports whether a server of this version can.
+func CanDigestCatalogs(versionNum int) bool { return versionNum >= minCatalogDigests }
+
+// noSchema is the schema of what is in none.
+const noSchema = "0::oid"
+
+// catalogPart is a set of catalog rows, c.
+type catalogPart struct {
+	from   string   // what follows FROM
+	schema string   // whose they are; 0 is core's
+	table  string   // the OID of the relation that they belong to, if it is one; empty: none
+	id     string   // of a row: an int8
+	more   []string // what is in other catalogs, by its name as of now
+	rarely string   // a column that is taken in as text where it is not null
+	whole  string   // catalog of which the columns are hashed, since others change without meaning
+}
+
+// catalogParts are all rows that pg_dump reads.
+func catalogParts(versionNum int) []catalogPart {
+	const (
+		user     = "pg_catalog.pg_get_userbyid"
+		relation = " JOIN pg_catalog.pg_class r ON r.oid = c."
+		ofClass  = "r.relnamespace"
+	)
+	named := func(catalog, prefix string, more ...string) catalogPart {
+		p := catalogPart{from: "pg_catalog." + catalog + " c", schema: "c." + prefix + "namespace", id: "c.oid::int8"}
+		for _, m := range more {
+			if m == "owner" {
+				m = user + "(c." + prefix + "owner)"
+			}
+			p.more = append(p.more, m)
+		}
+		return p
+	}
+	none := func(catalog string, more ...string) catalogPart {
+		return catalogPart{from: "pg_catalog." + catalog + " c", schema: noSchema, id: "c.oid::int8", more: more}
+	}
+	of := func(catalog, column, id string, more ...string) catalogPart {
+		return catalogPart{from: "pg_catalog." + catalog + " c" + relation + column, schema: ofClass, table: "c." + column, id: id, more: more}
+	}
+	// What comments and the like are on: of the schema that it is in.
+	about := func(catalog, id string, more ...string) catalogPart {
+		return catalogPart{
+			from: "pg_catalog." + catalog + ` c WHERE c.objoid >= 16384 OR c.classoid = 'pg_catalog.pg_namespace'::regclass`,
+			schema: `coalesce(CASE c.classoid
+				WHEN 'pg_catalog.pg_class'::regclass THEN (SELECT o.relnamespace FROM pg_catalog.pg_class o WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_type'::regclass THEN (SELECT o.typnamespace FROM pg_catalog.pg_type o WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_proc'::regclass THEN (SELECT o.pronamespace FROM pg_catalog.pg_proc o WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_constraint'::regclass THEN (SELECT o.connamespace FROM pg_catalog.pg_constraint o WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_trigger'::regclass THEN (SELECT r.relnamespace FROM pg_catalog.pg_trigger o JOIN pg_catalog.pg_class r ON r.oid = o.tgrelid WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_policy'::regclass THEN (SELECT r.relnamespace FROM pg_catalog.pg_policy o JOIN pg_catalog.pg_class r ON r.oid = o.polrelid WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_rewrite'::regclass THEN (SELECT r.relnamespace FROM pg_catalog.pg_rewrite o JOIN pg_catalog.pg_class r ON r.oid = o.ev_class WHERE o.oid = c.objoid)
+				WHEN 'pg_catalog.pg_namespace'::regclass THEN c.objoid
+				WHEN 'pg_catalog.pg_statistic_ext'::regclass THEN (SELECT o.stxnamespace FROM pg_catalog.pg_statistic_ext o WHERE o.oid = c.objoid)
+				END, 0::oid)`, // of others, core's
+			id: id, more: append([]string{"c.classoid"}, more...),
+		}
+	}
+	list := []catalogPart{
+		{from: "pg_catalog.pg_namespace c WHERE c.nspname !~ '^pg_(toast|temp_)'", schema: "c.oid", id: "c.oid::int8", more: []string{user + "(c.nspowner)", "c.nspacl::text"}},
+		// TRUNCATE and REINDEX write other files down, VACUUM and ANALYZE figures.
+		{
+			from:   `pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL WHERE c.relkind NOT IN ('t', 'i', 'I')`,
+			schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8", whole: "pg_class", more: []string{tablespaceName("c.reltablespace"), "t.reloptions"},
+		},
+		{
+			from: `pg_catalog.pg_class c WHERE c.relkind IN ('i', 'I')`, schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8",
+			more: []string{"-", "c.relname", "c.relam", "c.reloptions", "c.relispartition", tablespaceName("c.reltablespace")},
+		},
+		// The columns of sequences are always the same, those of indexes have
+		// nothing of their own but these. Names of roles change without the row.
+		{
+			from: "pg_catalog.pg_attribute c" + relation + `attrelid WHERE c.attnum > 0 AND (r.relkind NOT IN ('t', 'i', 'I', 'S')
+				OR c.attacl IS NOT NULL OR r.relkind <> 't' AND (c.attoptions IS NOT NULL OR coalesce(c.attstattarget, -1) >= 0))`,
+			schema: ofClass, table: "c.attrelid", id: "(c.attrelid::int8 << 16) + c.attnum", rarely: "c.attacl",
+		},
+		named("pg_type", "typ", "owner", "c.typacl::text"),
+		named("pg_proc", "pro", "owner", "c.proacl::text"),
+		named("pg_constraint", "con"),
+		named("pg_operator", "opr", "owner"),
+		named("pg_opclass", "opc", "owner"),
+		named("pg_opfamily", "opf", "owner"),
+		named("pg_collation", "coll", "owner"),
+		named("pg_conversion", "con", "owner"),
+		named("pg_statistic_ext", "stx", "owner"),
+		named("pg_ts_config", "cfg", "owner"),
+		named("pg_ts_dict", "dict", "owner"),
+		named("pg_ts_parser", "prs"),
+		named("pg_ts_template", "tmpl"),
+		{from: "pg_catalog.pg_default_acl c", schema: "c.defaclnamespace", id: "c.oid::int8", more: []string{user + "(c.defaclrole)", "c.defaclacl::text"}},
+		of("pg_attrdef", "adrelid", "c.oid::int8"),
+		of("pg_index", "indexrelid", "c.indexrelid::int8"),
+		of("pg_inherits", "inhrelid", "(c.inhrelid::int8 << 31) + c.inhparent::int8"),
+		of("pg_rewrite", "ev_class", "c.oid::int8"),
+		of("pg_sequence", "seqrelid", "c.seqrelid::int8"),
+		of("pg_partitioned_table", "partrelid", "c.partrelid::int8"),
+		of("pg_foreign_table", "ftrelid", "c.ftrelid::int8"),
+		of("pg_publication_rel", "prrelid", "c.oid::int8"),
+		of("pg_policy", "polrelid", "c.oid::int8", "(SELECT array_agg(pg_catalog.pg_get_userbyid(p.role)::text) FROM unnest(c.polroles) p (role))"),
+		// Those of foreign keys come and go on the tables that others refer to.
+		{
+			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE NOT c.tgisinternal OR c.tgparentid <> 0", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
+		},
+		{from: "pg_catalog.pg_enum c JOIN pg_catalog.pg_type t ON t.oid = c.enumtypid", schema: "t.typnamespace", id: "c.oid::int8"},
+		{from: "pg_catalog.pg_range c JOIN pg_catalog.pg_type t ON t.oid = c.rngtypid", schema: "t.typnamespace", id: "c.rngtypid::int8"},
+		{from: "pg_catalog.pg_aggregate c JOIN pg_catalog.pg_proc p ON p.oid = c.aggfnoid", schema: "p.pronamespace", id: "c.aggfnoid::oid::int8"},
+		{from: "pg_catalog.pg_amop c JOIN pg_catalog.pg_opfamily f ON f.oid = c.amopfamily", schema: "f.opfnamespace", id: "c.oid::int8"},
+		{from: "pg_catalog.pg_amproc c JOIN pg_catalog.pg_opfamily f ON f.oid = c.amprocfamily", schema: "f.opfnamespace", id: "c.oid::int8"},
+		{
+			from: "pg_catalog.pg_ts_config_map c JOIN pg_catalog.pg_ts_config f ON f.oid = c.mapcfg", schema: "f.cfgnamespace",
+			id: "(c.mapcfg::int8 << 16) + c.maptokentype * 100 + c.mapseqno",
+		},
+		about("pg_description", "(c.objoid::int8 << 16) + c.objsubid"),
+		about("pg_seclabel", "(c.objoid::int8 << 16) + c.objsubid", "c.provider"),
+		about("pg_init_privs", "(c.objoid::int8 << 16) + c.objsubid", "c.initprivs::text"),
+		// Members of extensions, and what depends on one.
+		{
+			from: "pg_catalog.pg_depend c WHERE c.refclassid = 'pg_catalog.pg_extension'::regclass AND c.deptype IN ('e', 'x')", schema: noSchema,
+			id: "(c.objid::int8 << 31) + c.refobjid::int8", more: []string{"c.classid", "c.deptype"},
+		},
+		none("pg_extension"),
+		none("pg_cast"),
+		none("pg_transform"),
+		none("pg_am"),
+		none("pg_language", user+"(c.lanowner)", "c.lanacl::text"),
+		none("pg_foreign_data_wrapper", user+"(c.fdwowner)", "c.fdwacl::text"),
+		none("pg_foreign_server", user+"(c.srvowner)", "c.srvacl::text"),
+		{
+			from: "pg_catalog.pg_user_mappings c", schema: noSchema, id: "c.umid::int8",
+			more: []string{"-", "c.srvname", "c.usename", "c.umoptions"},
+		},
+		none("pg_event_trigger", user+"(c.evtowner)"),
+		none("pg_publication", user+"(c.pubowner)"),
+	}
+	if versionNum >= 150000 {
+		list = append(list,
+			catalogPart{from: "pg_catalog.pg_publication_namespace c", schema: "c.pnnspid", id: "c.oid::int8"})
+	}
+	return list
+}
+
+// sql is the query for a part: for each schema, how many rows and the sum of
+// their hashes. some limits it to schemas ($1), or relations ($1) in them.
+func (p catalogPart) sql(f *Fingerprinter, some bool) string {
+	more := p.more
+	hash := "pg_catalog.hashtextextended(c.xmin::text, " + p.id + ")"
+	if len(more) > 0 || p.whole != "" {
+		row := []string{p.id}
+		switch {
+		case p.whole != "":
+			row = append(row, f.row(p.whole, "c")...)
+		case more[0] == "-": // what is listed is all there is to it
+			more = more[1:]
+		default:
+			row = append(row, "c.xmin::text")
+		}
+		hash = f.quickHash(append(row, more...)...)
+	}
+	if p.rarely != "" {
+		hash = "CASE WHEN " + p.rarely + " IS NULL THEN " + hash + " ELSE " + f.quickHash(p.id, "c.xmin::text", p.rarely+"::text") + " END"
+	}
+	from, where, limited := strings.Cut(p.from, " WHERE ")
+	where = "(" + where + ")"
+	switch {
+	case some && limited:
+		where += " AND " + cmp.Or(p.table, p.schema) + " = ANY($1::oid[])"
+	case some:
+		where = cmp.Or(p.table, p.schema) + " = ANY($1::oid[])"
+	case !limited:
+		where = "true"
+	}
+	return "SELECT " + p.schema + ", count(*), sum(" + hash + ")::text FROM " + from + " WHERE " + where + " GROUP BY 1"
+}
+
+// ReadCatalogDigests reads the digests of schemas and of core, which consists of
+// the given schemas and what is in none. No schemas means all.
+func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, schemas []uint32) (*CatalogDigests, error) {
+	f, err := NewFingerprinter(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	some := schemas != nil
+	var relations []uint32
+	if some {
+		// In schemas of the system there may be what users added.
+		schemas = slices.Concat(schemas, core, systemSchemas, []uint32{0})
+		rows, err := q.Query(ctx, `SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = ANY($1)`, schemas)
+		if err == nil {
+			relations, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read digests of catalogs: %w", err)
+		}
+	}
+	isCore := map[uint32]bool{0: true}
+	for _, oid := range slices.Concat(core, systemSchemas) {
+		isCore[oid] = true
+	}
+	lines := map[uint32][]string{}
+	for i, p := range catalogParts(versionNum) {
+		some := some && p.schema != noSchema
+		var args []any
+		switch {
+		case some && p.table != "":
+			args = []any{relations}
+		case some:
+			args = []any{schemas}
+		}
+		rows, err := q.Query(ctx, p.sql(f, some), args...)
+		if err != nil {
+			return nil, fmt.Errorf("read digests of catalogs: %w", err)
+		}
+		var schema uint32
+		var count int64
+		var sum string
+		_, err = pgx.ForEachRow(rows, []any{&schema, &count, &sum}, func() error {
+			if isCore[schema] {
+				lines[0] = append(lines[0], fmt.Sprintf("%d %d %d %s\n", i, schema, count, sum))
+			} else {
+				lines[schema] = append(lines[schema], fmt.Sprintf("%d %d %s\n", i, count, sum))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read digests of catalogs: %w", err)
+		}
+	}
+	d := &CatalogDigests{Core: catalogDigest(versionNum, lines[0]), Schemas: map[uint32]string{}}
+	for schema, of := range lines {
+		if schema != 0 {
+			d.Schemas[schema] = catalogDigest(versionNum, of)
+		}
+	}
+	var count int64
+	var sum *string
+	err = q.QueryRow(ctx, `SELECT count(*), sum(`+f.quickHash("c.oid::int8", "c.xmin::text", "pg_catalog.pg_get_userbyid(c.lomowner)", "c.lomacl::text")+
+		`)::text FROM pg_catalog.pg_largeobject_metadata c`).Scan(&count, &sum)
+	if err != nil {
+		return nil, fmt.Errorf("read digests of catalogs: %w", err)
+	}
+	if sum != nil {
+		d.LargeObjects = catalogDigest(versionNum, []string{fmt.Sprint(count, *sum)})
+	}
+	return d, nil
+}
+
+// systemSchemas are pg_catalog and information_schema; the latter has no fixed
+// OID, and what users add to it pg_dump leaves out.
+var systemSchemas = []uint32{11}
+
+func catalogDigest(versionNum int, lines []string) string {
+	slices.Sort(lines)
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %d\n", catalogDigestVersion, versionNum)
+	for _, line := range lines {
+		h.Write([]byte(line))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// quickHash is the hash of a row of these columns, not as strong as that of a
+// fingerprint.
+func (f *Fingerprinter) quickHash(columns ...string) string {
+	row := "ROW(" + strings.Join(columns, ", ") + ")"
+	if f.version < 140000 {
+		return "pg_catalog.hashtextextended(" + row + "::text, 0)"
+	}
+	return "pg_catalog.hash_record_extended(" + row + ", 0)"
+}
