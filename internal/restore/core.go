@@ -463,7 +463,7 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 		if len(u.problems) > 0 && !r.Incomplete {
 			return &IncompleteError{Schema: u.target, Problems: u.problems}
 		}
-		if err := r.orphans(ctx, u); err != nil {
+		if err := r.judge(ctx, u); err != nil {
 			return err
 		}
 	}

@@ -94,7 +94,7 @@ func (s *script) report(result *Result, began time.Time, err error) {
 	u := s.unit
 	t := TenantResult{
 		Schema: u.entry.Schema, Tenant: u.entry.Tenant, As: u.target, Notes: u.notes, Err: err, Left: u.left,
-		Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged,
+		Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged, Access: u.access,
 	}
 	result.Seconds = s.Now().Sub(began).Seconds()
 	if err == nil {

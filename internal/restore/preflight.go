@@ -60,6 +60,9 @@ type Planned struct {
 	// References are what points into the live schema from elsewhere and will
 	// point at the restored one.
 	References []PlannedReference
+	// Access is how owners, grants, policies and comments of the backup differ
+	// from those of the live schema, where Options ask for it.
+	Access []AccessChange
 }
 
 // PlannedLive is a schema that is going to be replaced.
@@ -101,6 +104,9 @@ func (r *run) preflight(ctx context.Context) error {
 		}
 	}
 	r.joinPeers()
+	if err := p.rehearse(ctx); err != nil {
+		return err
+	}
 	for _, m := range r.remains {
 		r.plan.Remains = append(r.plan.Remains, m.schema)
 	}

@@ -58,6 +58,7 @@ type Options struct {
 	NoOwner      bool // objects belong to the role that restores
 	NoPrivileges bool // grants are left out
 	DryRun       bool // check, and change nothing
+	Preview      bool // somebody looks at the plan, which therefore tells all that a dry run tells
 
 	// Replace lets schemas take the place of those of the same name that are in
 	// use. Without it they are refused.
@@ -116,6 +117,9 @@ type TenantResult struct {
 	Blocked float64
 	// Staged is the schema that waits for its swap, which could not be done.
 	Staged string
+	// Access is how owners, grants, policies and comments of the replaced schema
+	// differed, which were not those of the backup.
+	Access []AccessChange
 	// Problems are objects that could not be made. Everything else of the
 	// tenant is there, its rows among it.
 	Problems []Problem
@@ -325,7 +329,7 @@ func (r *run) report(result *Result, began time.Time) {
 	for _, u := range r.units {
 		t := TenantResult{
 			Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left,
-			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged,
+			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged, Access: u.access,
 		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()

@@ -651,7 +651,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		if len(u.problems) > 0 && !r.Incomplete {
 			return &IncompleteError{Schema: u.target, Staged: u.staged, Problems: u.problems}
 		}
-		if err := r.orphans(ctx, u); err != nil {
+		if err := r.judge(ctx, u); err != nil {
 			return err
 		}
 	}
@@ -770,12 +770,50 @@ func (e *OrphansError) Hint() string {
 	return "restore those schemas from the same backup together, or delete these rows first"
 }
 
-// orphans looks for rows elsewhere that would be left without a parent.
-func (r *run) orphans(ctx context.Context, u *unit) error {
-	list, err := pg.ListReferences(ctx, r.main, u.live.oid)
+// judge looks whether a unit can take the place of the live schema, before
+// anything is done about it: not after a rollback point was made.
+func (r *run) judge(ctx context.Context, u *unit) error {
+	var list []pg.Reference
+	note := func(text string) { r.Progress.Note(slog.LevelWarn, "", text) }
+	err := untilFree(ctx, r.main, u.target, r.SwapTimeout, note, func() (err error) {
+		list, err = pg.ListReferences(ctx, r.main, u.live.oid)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	if err := r.fits(ctx, u, slices.Clone(list)); err != nil {
+		return err
+	}
+	if err := r.orphans(ctx, u, list); err != nil {
+		return err
+	}
+	return r.compareAccess(ctx, u)
+}
+
+// compareAccess notes how owners and grants of the live schema differ.
+func (r *run) compareAccess(ctx context.Context, u *unit) error {
+	var staging uint32
+	if err := r.main.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.staging).Scan(&staging); err != nil {
+		return fmt.Errorf("look for schema %q: %w", u.mask.staging, err)
+	}
+	was, err := readAccess(ctx, r.main, u.live.oid)
+	if err != nil {
+		return err
+	}
+	is, err := readAccess(ctx, r.main, staging)
+	if err != nil {
+		return err
+	}
+	if u.objects != nil { // schema public itself stays
+		delete(was, "schema")
+	}
+	u.access = was.changes(is, r.NoOwner, r.NoPrivileges)
+	return nil
+}
+
+// orphans looks for rows elsewhere that would be left without a parent.
+func (r *run) orphans(ctx context.Context, u *unit, list []pg.Reference) error {
 	found := map[string]int64{}
 	for _, ref := range list {
 		sql := ref.Orphans(u.mask.staging)
