@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
@@ -457,6 +456,10 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	if err := s.set(ctx); err != nil {
 		return err
 	}
+	loaded, err := readArrival(ctx, r.main)
+	if err != nil {
+		return err
+	}
 	names := []string{manifest.CoreSchema}
 	for _, u := range tenants {
 		names = append(names, u.target)
@@ -475,10 +478,6 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 		return err
 	}
 	at := r.Now()
-	var loaded time.Time
-	if err := r.main.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&loaded); err != nil {
-		return fmt.Errorf("read the server's clock: %w", err)
-	}
 	list := []*exchange{{live: live{oid: r.core.inUse.public, name: manifest.CoreSchema}, rows: r.core.inUse.swap(tenants)}}
 	for _, u := range tenants {
 		list = append(list, &exchange{live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), loaded: loaded})

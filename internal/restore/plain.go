@@ -327,9 +327,7 @@ func (s *script) findStaged(ctx context.Context) error {
 		return nil
 	}
 	u.mask.staging, u.mask.made, u.resumed, u.comment = list[i].name, true, true, list[i].Comment
-	if list[i].Loaded != nil {
-		u.loaded = *list[i].Loaded
-	}
+	u.loaded = list[i].arrival()
 	return nil
 }
 

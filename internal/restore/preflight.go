@@ -104,8 +104,10 @@ func (r *run) preflight(ctx context.Context) error {
 		}
 	}
 	r.joinPeers()
-	if err := p.rehearse(ctx); err != nil {
-		return err
+	for _, check := range []func(context.Context) error{p.rehearse, p.sight} {
+		if err := check(ctx); err != nil {
+			return err
+		}
 	}
 	for _, m := range r.remains {
 		r.plan.Remains = append(r.plan.Remains, m.schema)
@@ -712,9 +714,7 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		u.mask.staging, u.mask.made = list[i].name, true
 		u.resumed = true
 		u.lacks = list[i].Lacks
-		if list[i].Loaded != nil {
-			u.loaded = *list[i].Loaded
-		}
+		u.loaded = list[i].arrival()
 		list = slices.Delete(list, i, i+1)
 	}
 	targets := map[string]bool{}
@@ -838,6 +838,23 @@ func isMadeInPublic(s datafile.Statement) bool {
 		}
 	}
 	return s.Schema == "" || s.Schema == manifest.CoreSchema
+}
+
+// sight warns where the role cannot see who would keep a swap waiting.
+func (p *checker) sight(ctx context.Context) error {
+	if !slices.ContainsFunc(p.units, (*unit).swaps) {
+		return nil
+	}
+	var sees bool
+	if err := p.main.QueryRow(ctx, `SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')`).Scan(&sees); err != nil {
+		return fmt.Errorf("read the rights of the role: %w", err)
+	}
+	if !sees {
+		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
+			"role %q does not see what sessions of other roles do: the swap cannot wait for those that would see the restored tables empty. GRANT pg_read_all_stats TO %s",
+			p.info.User, pg.Identifier(p.info.User)))
+	}
+	return nil
 }
 
 // required checks that the other schemas that definitions refer to are there.

@@ -33,13 +33,11 @@ const (
 // exchange is one schema that takes the place of another.
 type exchange struct {
 	live     live
-	incoming string // takes the name of the live one
-	comment  string // the statement that gives it its own comment, by its new name
-	replaced string // what the live one is called then
-	label    label  // of the replaced one
-	// loaded is when, by the server's clock, the rows of the incoming one were
-	// there, for all transactions that began later. Zero: long ago.
-	loaded time.Time
+	incoming string  // takes the name of the live one
+	comment  string  // the statement that gives it its own comment, by its new name
+	replaced string  // what the live one is called then
+	label    label   // of the replaced one
+	loaded   arrival // of the rows of the incoming one
 	// turned are statements that make what refers from the incoming schema to
 	// others that were replaced refer to the live ones.
 	turned []string
@@ -47,6 +45,21 @@ type exchange struct {
 	rows *rowSwap
 	// objects says that it is core, whose objects are exchanged one by one.
 	objects bool
+}
+
+// arrival is when the rows of a schema were there. Zero: long ago.
+type arrival struct {
+	at      time.Time // by the server's clock: transactions that began later see them
+	horizon string    // a transaction id: snapshots with no older one in progress see them; empty: not known
+}
+
+// readArrival is for rows that were committed a moment ago.
+func readArrival(ctx context.Context, q pg.Querier) (a arrival, err error) {
+	err = q.QueryRow(ctx, `SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, pg_catalog.clock_timestamp()`).Scan(&a.horizon, &a.at)
+	if err != nil {
+		return a, fmt.Errorf("read the server's clock: %w", err)
+	}
+	return a, nil
 }
 
 // SwapError says that the locks for a swap were not to be had. Nothing was
@@ -472,21 +485,32 @@ func collectHolders(rows pgx.Rows) ([]Holder, error) {
 	return list, nil
 }
 
-// oldSnapshots are the sessions whose transaction began before the restored rows
-// were there and goes on reading as of then: REPEATABLE READ and SERIALIZABLE.
-// They would find the restored tables, by their name, and see them empty. A
-// statement that is a transaction of its own has its tables already. A role that
-// is no member of pg_read_all_stats sees sessions of its own only.
-func oldSnapshots(ctx context.Context, q pg.Querier, loaded time.Time) ([]Holder, error) {
-	if loaded.IsZero() {
+// oldSnapshots are the sessions that have a snapshot from before the restored
+// rows were there: transactions that are REPEATABLE READ or SERIALIZABLE, and
+// statements that run since then. They would find the restored tables by their
+// name, and see them empty: a statement has the tables that it names itself, but
+// not yet those that a function of it is going to name. A snapshot that is not
+// older than the horizon is none of these. VACUUM and the like, which read no
+// other tables, and sessions of other databases do not count. A role that is no
+// member of pg_read_all_stats sees sessions of its own only.
+func oldSnapshots(ctx context.Context, q pg.Querier, loaded arrival) ([]Holder, error) {
+	if loaded.at.IsZero() {
 		return nil, nil
 	}
 	rows, err := q.Query(ctx, `
 		SELECT pid, coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
-		FROM pg_catalog.pg_stat_activity
-		WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
-		AND backend_xmin IS NOT NULL AND xact_start < $1 AND (state = 'idle in transaction' OR xact_start < query_start)
-		ORDER BY xact_start, pid LIMIT $2`, loaded, maxHolders)
+		FROM pg_catalog.pg_stat_activity a
+		WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
+		AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker') -- whose leader is listed
+		AND backend_xmin IS NOT NULL AND xact_start < $1
+		-- Ids are compared within half of their range.
+		AND ($3 = '' OR pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric - nullif($3, '')::numeric > 2000000000
+			OR pg_catalog.age(backend_xmin) > pg_catalog.age(nullif($3, '')::xid8::xid))
+		AND NOT (xact_start >= query_start AND EXISTS (
+			SELECT FROM pg_catalog.pg_stat_progress_vacuum p WHERE p.pid = a.pid
+			UNION ALL SELECT FROM pg_catalog.pg_stat_progress_analyze p WHERE p.pid = a.pid
+			UNION ALL SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = a.pid))
+		ORDER BY xact_start, pid LIMIT $2`, loaded.at, maxHolders, loaded.horizon)
 	if err != nil {
 		return nil, fmt.Errorf("look for old snapshots: %w", err)
 	}
@@ -616,9 +640,9 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		return err
 	}
 	// From here on the staging survives whatever happens: it is whole.
-	var now time.Time
-	if err := r.main.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&now); err != nil {
-		return fmt.Errorf("read the server's clock: %w", err)
+	now, err := readArrival(ctx, r.main)
+	if err != nil {
+		return err
 	}
 	var staged strings.Builder
 	var names []string
@@ -630,7 +654,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		} else {
 			u.loaded = now
 		}
-		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded, Comment: u.comment}
+		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded.at, Horizon: u.loaded.horizon, Comment: u.comment}
 		for _, p := range u.problems {
 			l.Lacks = append(l.Lacks, p.statement)
 		}

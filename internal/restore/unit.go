@@ -68,9 +68,9 @@ type unit struct {
 	point    string              // its backup
 	blocked  time.Duration
 	access   []AccessChange // how it differs from the schema whose place it takes
-	staged   string    // the schema that could not be swapped in
-	loaded   time.Time // when the rows were there, by the server's clock
-	lacks    []int     // of a resumed one, see label
+	staged   string         // the schema that could not be swapped in
+	loaded   arrival
+	lacks    []int // of a resumed one, see label
 }
 
 // fail gives the unit up; the first reason is kept.
