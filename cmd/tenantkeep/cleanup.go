@@ -41,7 +41,8 @@ longer ago than --keep-replaced, restored ones that waited as long for a swap, a
 what restores left that died. Tables are dropped in steps that fit the server's
 lock table. A schema on which an object outside of it depends stays, and is named.
 
-Backups in the repository, rollback points among them, are not touched.
+Rollback points of restores that failed or died before they replaced anything are
+removed from the repository. Other backups in it are not touched.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some schemas could not be dropped,
 130 interrupted.`,
@@ -65,7 +66,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some schemas could not be dropped
 	return cmd
 }
 
-// droppedJSON is one schema of a cleanup in JSON. Fields are only ever added.
+// droppedJSON is one schema of a cleanup, or one rollback point, in JSON. Fields are only ever added.
 type droppedJSON struct {
 	Name    string    `json:"name"`
 	Schema  string    `json:"schema"` // whose place it had, or was to take
@@ -82,8 +83,13 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 		return err
 	}
 	now := a.now()
+	points, err := a.openPoints(ctx, cfg, target)
+	if err != nil {
+		return err
+	}
 	list, err := restore.DropOwn(ctx, restore.DropOptions{
-		Server: target, Before: now.Add(-opts.KeepReplaced), DryRun: opts.DryRun,
+		Server: target, Before: now.Add(-opts.KeepReplaced), DryRun: opts.DryRun, Asks: !opts.Yes && a.ui().CanAsk(),
+		Kept: func(ctx context.Context, kept []restore.Replaced) error { return points.judge(ctx, kept, !opts.DryRun) },
 		Confirm: func(list []restore.Dropped) error {
 			for _, d := range list {
 				a.ui().Printf("%s: %s (%s)", ui.Safe(d.Name), reasonOf(d, now), ui.Bytes(d.Bytes))
@@ -93,6 +99,17 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 	})
 	if err != nil {
 		return err
+	}
+	if len(points.dead) > 0 && !opts.DryRun {
+		for _, b := range points.dead {
+			a.ui().Printf("%s/%s: %s", rollbackName, ui.Safe(b.ID), deadReason)
+		}
+		if err := a.ui().Confirm(ctx, fmt.Sprintf("Remove %s from %s?", ui.Plural(int64(len(points.dead)), "rollback point"), points.place.Repo.Location()), opts.Yes); err != nil {
+			return err
+		}
+		if err := points.remove(ctx); err != nil {
+			return err
+		}
 	}
 	rows := []droppedJSON{}
 	kept := 0
@@ -107,6 +124,14 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 		} else {
 			freed += d.Bytes
 		}
+		rows = append(rows, one)
+	}
+	for _, b := range points.dead {
+		one := droppedJSON{Name: rollbackName + "/" + b.ID, Schema: namesIn(b.Manifest), At: b.Time().UTC(), Reason: deadReason, Dropped: !opts.DryRun, Needed: []string{}}
+		for _, s := range b.Manifest.Schemas {
+			one.Bytes += s.Size
+		}
+		freed += one.Bytes
 		rows = append(rows, one)
 	}
 	if opts.Format.is(formatJSON) {
@@ -135,7 +160,7 @@ func reasonOf(d restore.Dropped, now time.Time) string {
 
 func (a *app) tellCleanup(rows []droppedJSON, freed int64, opts CleanupOptions) {
 	if len(rows) == 0 {
-		a.ui().Printf("There is no schema to drop.")
+		a.ui().Printf("There is no schema to drop, and no rollback point to remove.")
 		return
 	}
 	for _, r := range rows {
@@ -147,6 +172,6 @@ func (a *app) tellCleanup(rows []droppedJSON, freed int64, opts CleanupOptions) 
 		}
 	}
 	if !opts.DryRun {
-		a.ui().Printf("Dropped schemas freed %s.", ui.Bytes(freed))
+		a.ui().Printf("That freed %s.", ui.Bytes(freed))
 	}
 }

@@ -43,6 +43,8 @@ type RestoreOptions struct {
 	ListAvailable  bool
 	Yes            bool
 	Format         format
+
+	undoes bool // it is a rollback
 }
 
 // AddFlags adds the flags.
@@ -203,7 +205,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, cfg, places[1], p, opts) },
 	}
 	if opts.CreateRollback {
-		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
+		o.Point, o.Swapped = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress), settlePoint(places[1])
 	}
 	result, err := restore.Run(ctx, o)
 	if result.Plan != nil && opts.DryRun {
@@ -322,7 +324,7 @@ func notEmpty(cmd *cobra.Command, names ...string) error {
 func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, progress restore.Progress) func(context.Context, []string) (string, error) {
 	return func(ctx context.Context, schemas []string) (string, error) {
 		result, err := backup.Run(ctx, backup.Options{
-			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true,
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true,
 			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),
@@ -331,6 +333,21 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 			return "", err
 		}
 		return result.Manifest.ID, nil
+	}
+}
+
+// settlePoint returns the function that confirms a rollback point when what it
+// saved was replaced, and removes it otherwise.
+func settlePoint(in place) func(ctx context.Context, id string, swapped bool) error {
+	return func(ctx context.Context, id string, swapped bool) error {
+		if swapped {
+			return in.Repo.Confirm(ctx, id)
+		}
+		b, err := in.Repo.Load(ctx, id)
+		if err != nil {
+			return err
+		}
+		return in.Repo.Remove(ctx, b)
 	}
 }
 

@@ -71,7 +71,7 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 		},
 	}
 	if opts.CreateRollback {
-		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
+		o.Point, o.Swapped = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress), settlePoint(places[1])
 	}
 	result, err := restore.RunScript(ctx, o, script)
 	if result.Plan != nil && opts.DryRun {

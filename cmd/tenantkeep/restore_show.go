@@ -165,6 +165,9 @@ type restoredSchema struct {
 	Rows    int64   `json:"rows"`
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
+	// Back is what a rollback went back to, and Since when that was replaced.
+	Back  string    `json:"back,omitempty"`
+	Since time.Time `json:"replaced_at,omitzero"`
 	// Replaced is what the schema is called now whose place was taken.
 	Replaced string `json:"replaced,omitempty"`
 	// Rollback is the backup of it, as restore --manifest takes it.
@@ -210,7 +213,15 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 		}
 		s.Schemas = append(s.Schemas, one)
 	}
-	if opts.Format.is(formatJSON) {
+	if opts.undoes {
+		for i := range s.Schemas {
+			s.Schemas[i].Back, s.Schemas[i].Since = opts.Manifest, r.Plan.Taken.UTC()
+		}
+	}
+	switch {
+	case opts.Format.is(formatJSON) && opts.undoes:
+		return a.ui().JSONLine(rollbackOf(s))
+	case opts.Format.is(formatJSON):
 		return a.ui().JSONLine(s)
 	}
 	a.tellProblems(s)

@@ -50,6 +50,9 @@ type Manifest struct {
 	Database    *Database `json:"database,omitempty"`
 	Snapshot    *Snapshot `json:"snapshot,omitempty"`
 	Failures    []Failure `json:"failures,omitempty"`
+	// RollbackPoint says that the backup was made for a restore, which was going
+	// to replace what it saves. Whether it did the repository knows.
+	RollbackPoint bool `json:"rollback_point,omitempty"`
 }
 
 // Tool names the program that wrote a backup.

@@ -20,6 +20,7 @@ const (
 	mediaPrefix    = "media/"
 	manifestPrefix = "manifests/"
 	runPrefix      = "runs/"
+	swapPrefix     = "swaps/" // of rollback points that are in force
 )
 
 const (
@@ -39,6 +40,7 @@ const (
 
 func manifestKey(id string) string { return manifestPrefix + manifestName + id + jsonSuffix }
 func runKey(id string) string      { return runPrefix + id + jsonSuffix }
+func swapKey(id string) string     { return swapPrefix + id + jsonSuffix }
 
 // idOf is the id of the backup whose manifest has this key.
 func idOf(key string) string {

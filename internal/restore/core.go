@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
@@ -477,21 +478,13 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	if err != nil {
 		return err
 	}
-	at := r.Now()
-	list := []*exchange{{live: live{oid: r.core.inUse.public, name: manifest.CoreSchema}, rows: r.core.inUse.swap(tenants)}}
-	for _, u := range tenants {
-		list = append(list, &exchange{live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), loaded: loaded})
+	list, err := r.exchangesWithCore(ctx, tenants, loaded, point)
+	var blocked time.Duration
+	if err == nil {
+		// Tenants are locked before core: so do those who write rows that refer to it.
+		blocked, err = swap(ctx, r.Server, r.main, slices.Concat(list[1:], list[:1]), r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
 	}
-	for i, x := range list {
-		var err error
-		if x.replaced, err = freeName(ctx, r.main, names[i], "replaced", at); err != nil {
-			return err
-		}
-		x.label = label{State: stateReplaced, Schema: names[i], Backup: r.Manifest.ID, Point: point, At: at}
-	}
-	list[0].rows.replaced, list[0].rows.label = list[0].replaced, list[0].label
-	// Tenants are locked before core: so do those who write rows that refer to it.
-	blocked, err := swap(ctx, r.Server, r.main, slices.Concat(list[1:], list[:1]), r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
+	r.settle(ctx, point, err)
 	if err != nil {
 		return err
 	}
@@ -507,6 +500,24 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 		r.core.problem(Problem{Kind: "DATABASE", Object: "what follows the rows of core", Err: err})
 	}
 	return nil
+}
+
+// exchangesWithCore are those of core, the first, and of tenants.
+func (r *run) exchangesWithCore(ctx context.Context, tenants []*unit, loaded arrival, point string) ([]*exchange, error) {
+	at := r.Now()
+	list := []*exchange{{live: live{oid: r.core.inUse.public, name: manifest.CoreSchema}, rows: r.core.inUse.swap(tenants)}}
+	for _, u := range tenants {
+		list = append(list, &exchange{live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), loaded: loaded})
+	}
+	for _, x := range list {
+		var err error
+		if x.replaced, err = freeName(ctx, r.main, x.live.name, "replaced", at); err != nil {
+			return nil, err
+		}
+		x.label = label{State: stateReplaced, Schema: x.live.name, Backup: r.Manifest.ID, Point: point, At: at}
+	}
+	list[0].rows.replaced, list[0].rows.label = list[0].replaced, list[0].label
+	return list, nil
 }
 
 // TogetherError says that core and tenants have to be restored in one

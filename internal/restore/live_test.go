@@ -170,9 +170,9 @@ func TestRollback(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Schema != "a" || list[0].Tables != 2 || list[0].Backup != b.manifest.ID || list[0].Name != result.Tenants[0].Replaced {
 		t.Fatalf("replaced: %+v, %v", list, err)
 	}
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "a"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}}
 	back, err := restore.Rollback(t.Context(), o)
-	if err != nil || back.Replaced == "" {
+	if err != nil || back.Schemas[0].Replaced == "" {
 		t.Fatalf("rollback: %+v, %v", back, err)
 	}
 	hide := func(name string) { db.Exec(t, "DROP SCHEMA "+ident(name)+" CASCADE") }
@@ -180,7 +180,7 @@ func TestRollback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hide(again.Replaced) // that of today
+	hide(again.Schemas[0].Replaced) // that of today
 	pgtest.RequireState(t, saved, db, pgtest.Compare{})
 	if _, err := restore.Rollback(t.Context(), o); err == nil {
 		t.Error("there is nothing to go back to, and no error")
@@ -188,7 +188,7 @@ func TestRollback(t *testing.T) {
 	result, _, err = b.into(t, t.Context(), db, only("a"), replace)
 	must(t, result, err)
 	db.Exec(t, "DROP SCHEMA a CASCADE")
-	if back, err = restore.Rollback(t.Context(), o); err != nil || back.Replaced != "" {
+	if back, err = restore.Rollback(t.Context(), o); err != nil || back.Schemas[0].Replaced != "" {
 		t.Fatalf("rollback without a live schema: %+v, %v", back, err)
 	}
 	pgtest.RequireState(t, saved, db, pgtest.Compare{})

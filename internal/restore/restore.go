@@ -78,6 +78,9 @@ type Options struct {
 	// Point saves live schemas before they are replaced and returns the id of
 	// that backup. Nil: only the replaced schemas themselves are kept.
 	Point func(ctx context.Context, schemas []string) (id string, err error)
+	// Swapped is told of each of these backups whether the schemas were replaced.
+	// Where that is not certain it is not called. Nil: nobody needs to know.
+	Swapped func(ctx context.Context, id string, swapped bool) error
 	// Confirm is asked once everything is checked and nothing is touched. An
 	// error ends the restore.
 	Confirm  func(*Plan) error

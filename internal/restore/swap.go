@@ -683,19 +683,12 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 	if err != nil {
 		return err
 	}
-	var list []*exchange
-	for _, u := range units {
-		at := r.Now()
-		replaced, err := freeName(ctx, r.main, u.target, "replaced", at)
-		if err != nil {
-			return err
-		}
-		list = append(list, &exchange{
-			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
-			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
-		})
+	list, err := r.exchanges(ctx, units, point)
+	var blocked time.Duration
+	if err == nil {
+		blocked, err = swap(ctx, r.Server, r.main, list, r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
 	}
-	blocked, err := swap(ctx, r.Server, r.main, list, r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
+	r.settle(ctx, point, err)
 	if err != nil {
 		return err
 	}
@@ -717,6 +710,35 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		}
 	}
 	return nil
+}
+
+// exchanges are those of units whose live schemas were saved as a point.
+func (r *run) exchanges(ctx context.Context, units []*unit, point string) (list []*exchange, err error) {
+	for _, u := range units {
+		at := r.Now()
+		replaced, err := freeName(ctx, r.main, u.target, "replaced", at)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &exchange{
+			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
+			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
+		})
+	}
+	return list, nil
+}
+
+// settle tells what became of the restore for which a rollback point was saved.
+// After a commit whose answer was lost the label of the replaced schema tells.
+func (r *run) settle(ctx context.Context, point string, err error) {
+	if point == "" || r.Swapped == nil || err != nil && pg.Lost(err) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := r.Swapped(ctx, point, err == nil); err != nil {
+		r.Progress.Note(slog.LevelWarn, "", err.Error())
+	}
 }
 
 // savePoint backs up live schemas before they are replaced, unless nobody wants
