@@ -188,9 +188,6 @@ func ownName(schema, kind string, at time.Time, n int) string {
 	return schema + suffix
 }
 
-// RecoveredName is the name of a schema for single tables of another.
-func RecoveredName(schema string, at time.Time) string { return ownName(schema, "recovered", at, 1) }
-
 // freeName is the first own name that no schema has.
 func freeName(ctx context.Context, q pg.Querier, schema, kind string, at time.Time) (string, error) {
 	for n := 1; ; n++ {

@@ -43,7 +43,7 @@ func (p *checker) replaces(ctx context.Context, s existing, u *unit) error {
 		return err
 	}
 	n := len(u.live.tables)
-	p.plannedSchema(u).Live = &PlannedLive{Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Locks: n}
+	p.plannedSchema(u).Live = &PlannedLive{Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Locks: n, oid: s.OID}
 	if n > p.info.LockSlots*3/4 {
 		p.find(Finding{
 			Tenant: u.entry.Tenant,

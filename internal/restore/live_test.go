@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
@@ -152,6 +153,20 @@ DROP" (id int)`)
 	}
 	if result.Tables != 1 || result.Rows != 300 {
 		t.Errorf("%d tables, %d rows", result.Tables, result.Rows)
+	}
+	// Two within one second, without a name.
+	now := time.Now()
+	given := map[string]bool{}
+	for range 2 {
+		result, _, err := b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.Tables, o.Now = []string{"orders"}, func() time.Time { return now } })
+		must(t, result, err)
+		given[result.Tenants[0].As] = true
+		if got := db.Query(t, "SELECT count(*) FROM "+ident(result.Tenants[0].As)+".orders"); got[0] != "300" {
+			t.Errorf("%s rows in %s", got, result.Tenants[0].As)
+		}
+	}
+	if len(given) != 2 {
+		t.Errorf("names given: %v", given)
 	}
 }
 

@@ -71,6 +71,8 @@ type PlannedLive struct {
 	Rows   int64 // about, from statistics
 	Bytes  int64 // on disk, with indexes
 	Locks  int   // that the swap takes
+
+	oid uint32
 }
 
 // PlannedReference is an object of another schema.
@@ -90,6 +92,12 @@ func (r *run) preflight(ctx context.Context) error {
 		return err
 	}
 	r.info = info
+	if len(r.Tables) > 0 && (r.As == "" || r.named) && len(r.units) == 1 {
+		r.named = true
+		if r.As, err = freeName(ctx, r.main, r.units[0].entry.Schema, "recovered", r.Now()); err != nil {
+			return err
+		}
+	}
 	r.makePlan()
 	p := &checker{run: r}
 	if err := p.files(ctx); err != nil {
@@ -104,7 +112,7 @@ func (r *run) preflight(ctx context.Context) error {
 		}
 	}
 	r.joinPeers()
-	for _, check := range []func(context.Context) error{p.rehearse, p.sight} {
+	for _, check := range []func(context.Context) error{p.rehearse, p.sight, p.pointReady} {
 		if err := check(ctx); err != nil {
 			return err
 		}
@@ -112,13 +120,20 @@ func (r *run) preflight(ctx context.Context) error {
 	for _, m := range r.remains {
 		r.plan.Remains = append(r.plan.Remains, m.schema)
 	}
-	for _, w := range r.plan.Warnings {
-		r.Progress.Note(slog.LevelWarn, "", w)
-	}
+	r.warn()
 	if len(p.findings) > 0 {
 		return &PreflightError{Findings: p.findings}
 	}
 	return nil
+}
+
+// warn tells the warnings of the plan, once.
+func (r *run) warn() {
+	for _, w := range r.plan.Warnings {
+		if !r.asked {
+			r.Progress.Note(slog.LevelWarn, "", w)
+		}
+	}
 }
 
 func (r *run) makePlan() {
@@ -179,8 +194,10 @@ func (p *checker) find(f Finding) {
 
 // files checks the data files of all units and reads their indexes.
 func (p *checker) files(ctx context.Context) error {
-	p.Progress.Start("verify", len(p.units), p.plan.Stored)
-	defer p.Progress.Finish()
+	if p.checked == nil {
+		p.Progress.Start("verify", len(p.units), p.plan.Stored)
+		defer p.Progress.Finish()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.Jobs)
 	for _, u := range p.units {
@@ -192,7 +209,9 @@ func (p *checker) files(ctx context.Context) error {
 			if err != nil {
 				p.find(Finding{Tenant: u.entry.Tenant, Problem: err.Error(), Remedy: "restore this tenant from another backup", Err: err})
 			}
-			p.Progress.TenantDone(u.entry.Tenant, err)
+			if p.checked == nil {
+				p.Progress.TenantDone(u.entry.Tenant, err)
+			}
 			return nil
 		})
 	}
@@ -202,6 +221,11 @@ func (p *checker) files(ctx context.Context) error {
 }
 
 func (p *checker) file(ctx context.Context, u *unit) error {
+	i := slices.IndexFunc(p.checked, func(c *unit) bool { return c.entry.Schema == u.entry.Schema && c.file != nil })
+	if i >= 0 {
+		u.data, u.file = p.checked[i].data, p.checked[i].file
+		return p.readDefinitions(ctx, u)
+	}
 	if err := u.data.acquire(ctx); err != nil {
 		return err
 	}
@@ -838,6 +862,30 @@ func isMadeInPublic(s datafile.Statement) bool {
 		}
 	}
 	return s.Schema == "" || s.Schema == manifest.CoreSchema
+}
+
+// pointReady checks that what is going to be replaced can be saved before: not
+// after everything is staged.
+func (p *checker) pointReady(ctx context.Context) error {
+	replaces := slices.ContainsFunc(p.units, func(u *unit) bool { return u.swaps() || u.inUse != nil })
+	if !replaces || p.Point == nil || p.PointReady == nil {
+		return nil
+	}
+	err := p.PointReady(ctx, p.info)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		f := Finding{Problem: err.Error(), Err: err}
+		if hinted, ok := errors.AsType[interface {
+			error
+			Hint() string
+		}](err); ok {
+			f.Remedy = hinted.Hint()
+		}
+		p.find(f)
+	}
+	return nil
 }
 
 // sight warns where the role cannot see who would keep a swap waiting.

@@ -72,9 +72,10 @@ type SwapError struct {
 }
 
 // Holder is a session that has a lock on a table of the live schema, or an old
-// snapshot.
+// snapshot, or a prepared transaction with such a lock.
 type Holder struct {
-	PID         int
+	PID         int    // 0: a prepared transaction
+	Prepared    string // its global identifier
 	Application string
 	User        string
 	State       string    // as pg_stat_activity has it
@@ -91,6 +92,10 @@ func (e *SwapError) Error() string {
 		holds := h.Table
 		if holds == "" {
 			holds = "a snapshot from before the restore, through which the restored tables would be empty"
+		}
+		if h.PID == 0 {
+			fmt.Fprintf(&b, "\n  prepared transaction %q of %s holds %s; it was prepared %s", h.Prepared, h.User, holds, h.Transaction.UTC().Format("2006-01-02 15:04:05 UTC"))
+			continue
 		}
 		fmt.Fprintf(&b, "\n  server process %d (%q, user %s, %s) holds %s", h.PID, h.Application, h.User, h.State, holds)
 		if !h.Transaction.IsZero() {
@@ -113,6 +118,9 @@ func (e *SwapError) Unwrap() error { return e.Err }
 func (e *SwapError) Hint() string {
 	if len(e.Holders) == 0 {
 		return "try again"
+	}
+	if h := e.Holders[0]; h.PID == 0 {
+		return fmt.Sprintf("whoever prepared it has to end it: COMMIT PREPARED %[1]s or ROLLBACK PREPARED %[1]s, in this database as %[2]s", pg.Literal(h.Prepared), h.User)
 	}
 	return fmt.Sprintf("wait until these sessions are done, or end one with: SELECT pg_terminate_backend(%d)", e.Holders[0].PID)
 }
@@ -454,13 +462,16 @@ func exclusiveHolders(ctx context.Context, q pg.Querier) ([]Holder, error) {
 // findHolders finds the sessions that have locks for which a condition is true.
 func findHolders(ctx context.Context, q pg.Querier, condition string, arg any) ([]Holder, error) {
 	rows, err := q.Query(ctx, `
-		SELECT DISTINCT ON (coalesce(a.xact_start, 'infinity'), l.pid) l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''),
-			coalesce(a.state, ''), l.relation::regclass::text, a.xact_start, a.query_start
+		SELECT DISTINCT ON (coalesce(a.xact_start, p.prepared, 'infinity'), l.pid, p.gid) coalesce(l.pid, 0), coalesce(p.gid, ''), coalesce(a.application_name, ''),
+			coalesce(a.usename, p.owner, ''), coalesce(a.state, ''), l.relation::regclass::text, coalesce(a.xact_start, p.prepared), a.query_start
 		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 		LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		LEFT JOIN LATERAL (
+			SELECT x.* FROM pg_catalog.pg_locks own JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = own.transactionid
+			WHERE own.pid IS NULL AND own.locktype = 'transactionid' AND own.virtualtransaction = l.virtualtransaction) p ON l.pid IS NULL
 		WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND `+condition+` AND l.pid <> pg_catalog.pg_backend_pid()
-		ORDER BY coalesce(a.xact_start, 'infinity'), l.pid, c.relkind <> 'r', l.relation LIMIT $2`, arg, maxHolders)
+		AND `+condition+` AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+		ORDER BY coalesce(a.xact_start, p.prepared, 'infinity'), l.pid, p.gid, c.relkind <> 'r', l.relation LIMIT $2`, arg, maxHolders)
 	if err != nil {
 		return nil, fmt.Errorf("find who uses the tables: %w", err)
 	}
@@ -470,7 +481,7 @@ func findHolders(ctx context.Context, q pg.Querier, condition string, arg any) (
 func collectHolders(rows pgx.Rows) ([]Holder, error) {
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h Holder, err error) {
 		var transaction, query *time.Time
-		err = row.Scan(&h.PID, &h.Application, &h.User, &h.State, &h.Table, &transaction, &query)
+		err = row.Scan(&h.PID, &h.Prepared, &h.Application, &h.User, &h.State, &h.Table, &transaction, &query)
 		if transaction != nil {
 			h.Transaction = *transaction
 		}
@@ -498,7 +509,7 @@ func oldSnapshots(ctx context.Context, q pg.Querier, loaded arrival) ([]Holder, 
 		return nil, nil
 	}
 	rows, err := q.Query(ctx, `
-		SELECT pid, coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
+		SELECT pid, '', coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
 		FROM pg_catalog.pg_stat_activity a
 		WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
 		AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker') -- whose leader is listed

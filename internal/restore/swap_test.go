@@ -3,8 +3,11 @@ package restore_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 )
@@ -61,5 +64,71 @@ func TestStatementOlderThanTheRows(t *testing.T) {
 	must(t, result, err)
 	if got := db.Query(t, "SELECT count(*) FROM a.customers"); !slices.Equal(got, []string{"500"}) {
 		t.Errorf("%s customers", got)
+	}
+}
+
+// A prepared transaction, which has no session, is named like one.
+func TestPreparedTransactionHolds(t *testing.T) {
+	t.Parallel()
+	db := pgtest.NewIn(t, pgtest.StartCluster(t, map[string]string{"max_prepared_transactions": "5"}))
+	shop(t, db, "a")
+	b := save(t, db)
+	db.Exec(t, "BEGIN; DELETE FROM a.orders WHERE id = 1; PREPARE TRANSACTION 'order ''1'' goes'")
+	result, _, err := b.into(t, t.Context(), db, only("a"), replace, quickly)
+	var swap *restore.SwapError
+	if !errors.As(err, &swap) || len(swap.Holders) != 1 {
+		t.Fatalf("restore: %v", err)
+	}
+	h := swap.Holders[0]
+	if h.PID != 0 || h.Prepared != "order '1' goes" || h.User == "" || h.Table != "a.orders" || time.Since(h.Transaction) > time.Hour {
+		t.Errorf("holder %+v", h)
+	}
+	if text := swap.Error() + swap.Hint(); !strings.Contains(text, `prepared transaction "order '1' goes" of `) || !strings.Contains(text, "ROLLBACK PREPARED 'order ''1'' goes'") {
+		t.Errorf("told: %s", text)
+	}
+	staged(t, result)
+	db.Exec(t, "COMMIT PREPARED 'order ''1'' goes'")
+	result, _, err = b.into(t, t.Context(), db, only("a"), replace, resume)
+	must(t, result, err)
+}
+
+// While somebody is asked others may use the database, and an answer counts only
+// for what was asked.
+func TestQuestionHoldsNoLock(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	shop(t, db, "a", "b")
+	b := save(t, db)
+	db.Exec(t, "DELETE FROM a.orders")
+	ask := func(meanwhile func()) func(*restore.Options) {
+		return func(o *restore.Options) {
+			o.Asks = true
+			o.Confirm = func(*restore.Plan) error { meanwhile(); return nil }
+		}
+	}
+	result, n, err := b.into(t, t.Context(), db, only("a"), replace, ask(func() {
+		other, _, err := b.into(t, t.Context(), db, only("b"), replace)
+		must(t, other, err)
+	}))
+	must(t, result, err)
+	if n.rows != result.Rows || result.Rows != 800 {
+		t.Errorf("%d rows were told, %d are in the result", n.rows, result.Rows)
+	}
+	_, _, err = b.into(t, t.Context(), db, only("a"), replace, ask(func() {
+		other, _, err := b.into(t, t.Context(), db, only("a"), replace)
+		must(t, other, err)
+	}))
+	if !errors.Is(err, restore.ErrChangedMeanwhile) {
+		t.Errorf("a was replaced while somebody was asked about it: %v", err)
+	}
+	holder := db.Conn(t)
+	var locked *pg.LockedError
+	_, _, err = b.into(t, t.Context(), db, only("a"), replace, ask(func() {
+		if err := pg.Lock(t.Context(), holder, "test"); err != nil {
+			t.Error(err)
+		}
+	}))
+	if !errors.As(err, &locked) {
+		t.Errorf("the database was in use after the answer: %v", err)
 	}
 }

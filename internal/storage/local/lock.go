@@ -71,6 +71,7 @@ func (s *Store) lock(root *os.Root, name string, shared bool, holder []byte) (*l
 		}
 		return nil, errors.Join(err, f.Close())
 	}
+	readHolders(root, name+"-") // which removes what dead ones said
 	l := &lock{file: f, root: root}
 	// The lock holds without its description, which must not keep a cleanup
 	// from a full disk.
