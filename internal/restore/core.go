@@ -55,6 +55,9 @@ func (p *checker) replaceCore(ctx context.Context, u *unit, public uint32, owner
 		})
 		return nil
 	}
+	if err := p.keptReferences(ctx, public); err != nil {
+		return err
+	}
 	found, extensions, failed, err := p.tryDefinitions(ctx, u, public)
 	switch {
 	case pg.Code(err) == pg.OutOfMemory:
@@ -98,6 +101,35 @@ func (p *checker) replaceCore(ctx context.Context, u *unit, public uint32, owner
 		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
 			"core and %s take %s locks together, the server has room for %s: they are swapped one after the other if no row refers to one that is there only in between, else not at all (see max_locks_per_transaction)",
 			english.Plural(len(tenants), "tenant", ""), humanize.Comma(int64(locks)), humanize.Comma(int64(p.lockRoom()))))
+	}
+	return nil
+}
+
+// keptReferences warns of replaced schemas whose foreign keys refer to core: they
+// do not follow it.
+func (p *checker) keptReferences(ctx context.Context, public uint32) error {
+	rows, err := p.main.Query(ctx, `
+		SELECT n.nspname::text, count(*) FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+		WHERE k.contype = 'f' AND k.conparentid = 0 AND f.relnamespace = $1 AND n.oid <> $1 GROUP BY n.nspname ORDER BY n.nspname COLLATE "C"`, public)
+	if err != nil {
+		return fmt.Errorf("list foreign keys: %w", err)
+	}
+	var kept []string
+	var name string
+	var keys int
+	_, err = pgx.ForEachRow(rows, []any{&name, &keys}, func() error {
+		if pg.IsOwn(name) {
+			kept = append(kept, fmt.Sprintf("%s (%s)", pg.Identifier(name), english.Plural(keys, "foreign key", "")))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list foreign keys: %w", err)
+	}
+	if len(kept) > 0 {
+		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
+			"schemas that earlier restores left refer to core as it is now, and can go back only as long as their rows find their parents in it: %s; tenantkeep cleanup drops them", some(kept)))
 	}
 	return nil
 }

@@ -144,6 +144,10 @@ func TestRollbackTogether(t *testing.T) {
 	today := pgtest.Fingerprint(t, db, pgtest.Compare{Schemas: []string{"a", "b", "public"}})
 	result, _, err := b.into(t, t.Context(), db, replace)
 	must(t, result, err)
+	_, n, err := b.into(t, t.Context(), db, only("public"), replace, func(o *restore.Options) { o.DryRun = true })
+	if err != nil || !n.has(result.Tenants[1].Replaced+`" (`) || !n.has("tenantkeep cleanup drops them") {
+		t.Errorf("what refers to core and was replaced is not named: %v, %q", err, n.all)
+	}
 	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a", "b"}}
 	var orphaned *restore.OrphanedError
 	if _, err := restore.Rollback(t.Context(), o); !errors.As(err, &orphaned) {
