@@ -59,10 +59,6 @@ func (p *checker) rehearse(ctx context.Context) error {
 }
 
 func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
-	s := &session{run: p.run, conn: p.main}
-	if err := s.use(ctx, units[0]); err != nil {
-		return err
-	}
 	was := map[*unit]access{}
 	for _, u := range units {
 		if u.live == nil {
@@ -73,12 +69,20 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 			return err
 		}
 	}
-	tx, err := p.main.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	if err != nil {
-		return fmt.Errorf("try the definitions: %w", err)
+	var encoding string
+	if err := p.main.QueryRow(ctx, `SHOW client_encoding`).Scan(&encoding); err != nil {
+		return fmt.Errorf("read client_encoding: %w", err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if err := s.execTx(ctx, units[0].mask.peers.on()); err != nil {
+	// A session of its own, since it gets the settings of the files.
+	s, err := p.newSession(ctx)
+	if err != nil {
+		return err
+	}
+	defer pg.Close(s.conn) // which rolls back
+	if err := s.use(ctx, units[0]); err != nil {
+		return err
+	}
+	if err := s.execTx(ctx, "BEGIN;"+units[0].mask.peers.on()); err != nil {
 		return fmt.Errorf("try the definitions: %w", err)
 	}
 	var failed []failure
@@ -95,7 +99,7 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 			steps = append(steps, own...)
 		}
 		if grants && !p.NoPrivileges {
-			resets, err := privilegeResets(ctx, p.main, namesOf(units), namesOf(units))
+			resets, err := privilegeResets(ctx, s.conn, namesOf(units), namesOf(units))
 			if err != nil {
 				return err
 			}
@@ -118,11 +122,14 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 			return err
 		}
 	}
+	if err := s.execTx(ctx, "SET client_encoding = "+pg.Literal(encoding)); err != nil {
+		return fmt.Errorf("set client_encoding: %w", err)
+	}
 	for _, u := range units {
 		if u.live == nil {
 			continue
 		}
-		if err := p.judgeRehearsal(ctx, u, was[u], len(failed) == 0); err != nil {
+		if err := p.judgeRehearsal(ctx, s.conn, u, was[u], len(failed) == 0); err != nil {
 			return err
 		}
 	}
@@ -131,12 +138,12 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 
 // judgeRehearsal looks at what was made for one unit. Where not all of it could
 // be made nothing is said of what is missing.
-func (p *checker) judgeRehearsal(ctx context.Context, u *unit, was access, whole bool) error {
+func (p *checker) judgeRehearsal(ctx context.Context, conn *pgx.Conn, u *unit, was access, whole bool) error {
 	var made uint32
-	if err := p.main.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.name).Scan(&made); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.name).Scan(&made); err != nil {
 		return fmt.Errorf("look for schema %q: %w", u.mask.name, err)
 	}
-	is, err := readAccess(ctx, p.main, made)
+	is, err := readAccess(ctx, conn, made)
 	if err != nil {
 		return err
 	}
@@ -144,7 +151,7 @@ func (p *checker) judgeRehearsal(ctx context.Context, u *unit, was access, whole
 	if !whole {
 		return nil
 	}
-	misfits, err := pg.TryReferences(ctx, p.main, u.live.references, made, ownName(u.target, "trial", p.Now(), 1))
+	misfits, err := pg.TryReferences(ctx, conn, u.live.references, made, ownName(u.target, "trial", p.Now(), 1))
 	if err != nil {
 		return err
 	}
