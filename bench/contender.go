@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,6 +30,9 @@ type contender struct {
 	do     func(ctx context.Context) (measurement, error)
 	// output is what it leaves: its size is measured, and restores read it.
 	output string
+	// grows says that the output stays from one run to the next; what a run adds
+	// is measured.
+	grows bool
 
 	measurements []measurement
 	err          error
@@ -64,13 +68,20 @@ func (b *bench) measureAll(ctx context.Context, contenders []*contender) error {
 }
 
 func (b *bench) measureOne(ctx context.Context, c *contender) error {
-	if c.output != "" {
+	if c.output != "" && !c.grows {
 		if err := os.RemoveAll(c.output); err != nil {
 			return err
 		}
 	}
 	if c.before != nil {
 		if err := c.before(ctx); err != nil {
+			return err
+		}
+	}
+	var held int64
+	if c.grows {
+		var err error
+		if held, err = storedBytes(c.output); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -87,6 +98,7 @@ func (b *bench) measureOne(ctx context.Context, c *contender) error {
 		if m.stored, err = storedBytes(c.output); err != nil {
 			return err
 		}
+		m.stored -= held
 	}
 	if m.extrapolate > 1 {
 		m.stored = int64(float64(m.stored) * m.extrapolate)
@@ -102,7 +114,7 @@ func (b *bench) tool(name string) string { return b.cluster.Programs.Path(name) 
 
 // environment leads the commands to a database.
 func (b *bench) environment(database string) []string {
-	return append(os.Environ(), b.cluster.Env(database)...)
+	return append(append(os.Environ(), "BACKUP_LOG_DIR="+filepath.Join(b.dir, "logs")), b.cluster.Env(database)...)
 }
 
 // keep runs tenantkeep on a database, with a repository as its output.
@@ -195,11 +207,16 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 	dropAndCreate := func(ctx context.Context) error {
 		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE; CREATE SCHEMA "+schema+"; CHECKPOINT")
 	}
-	keep := b.keep(scratch, output("repository"), "restore", "--latest", "--schema", tenant, "--jobs", strconv.Itoa(b.jobs))
+	args := []string{"--schema", tenant, "--jobs", strconv.Itoa(b.jobs)}
+	full, changed, err := b.increment(ctx, set, output("repository"), tenant)
+	if err != nil {
+		return nil, err
+	}
 	contenders := []*contender{
-		{name: "tenantkeep restore, checked, analyzed", before: drop, do: keep},
+		{name: "tenantkeep restore, checked, analyzed", before: drop, do: b.keep(scratch, output("repository"), "restore", append(args, "--manifest", full)...)},
+		{name: "tenantkeep restore out of an incremental, checked, analyzed", before: drop, do: b.keep(scratch, output("repository"), "restore", append(args, "--manifest", changed)...)},
 		// The one before has left the tenant there.
-		{name: "tenantkeep restore, live, checked, analyzed", before: b.dropReplaced(scratch), do: b.live(scratch, output("repository"), tenant)},
+		{name: "tenantkeep restore, live, checked, analyzed", before: b.dropReplaced(scratch), do: b.live(scratch, output("repository"), full, tenant)},
 	}
 	restore := func(name string, args ...string) *contender {
 		args = append([]string{"-d", scratch, "-n", tenant}, args...)
@@ -216,6 +233,26 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 	return contenders, nil
 }
 
+// increment adds an incremental backup to a repository, after some rows of a
+// tenant changed, and returns the ids of the full one and of this one.
+func (b *bench) increment(ctx context.Context, set, repository, tenant string) (full, incremental string, err error) {
+	database := b.database(set)
+	table := pgx.Identifier{tenant, "activity_log"}.Sanitize()
+	if err := b.exec(ctx, database, "UPDATE "+table+" SET event = event WHERE id % 1000 = 1; UPDATE "+table+" SET event = event || '.' WHERE id % 5000 = 1"); err != nil {
+		return "", "", err
+	}
+	var out bytes.Buffer
+	_, err = measureOutput(ctx, &out, b.environment(database), b.tenantkeep, "backup", "--schema", tenant, "--backup-type", "incremental",
+		"--format", "json", "--repository", repository, "--database-url", b.cluster.URL(database))
+	if err != nil {
+		return "", "", err
+	}
+	lines := bytes.Split(bytes.TrimSpace(out.Bytes()), []byte("\n"))
+	var summary struct{ ID, Parent string }
+	err = json.Unmarshal(lines[len(lines)-1], &summary)
+	return summary.Parent, summary.ID, err
+}
+
 // dropReplaced removes what live restores have left.
 func (b *bench) dropReplaced(database string) func(context.Context) error {
 	return func(ctx context.Context) error {
@@ -226,10 +263,10 @@ func (b *bench) dropReplaced(database string) func(context.Context) error {
 
 // live restores a tenant into the place of the one that is there. The rollback
 // point is a backup of its own, which is measured as such.
-func (b *bench) live(database, repository, tenant string) func(context.Context) (measurement, error) {
+func (b *bench) live(database, repository, backup, tenant string) func(context.Context) (measurement, error) {
 	return func(ctx context.Context) (measurement, error) {
 		var out bytes.Buffer
-		m, err := measureOutput(ctx, &out, b.environment(database), b.tenantkeep, "restore", "--latest", "--schema", tenant, "--jobs", strconv.Itoa(b.jobs),
+		m, err := measureOutput(ctx, &out, b.environment(database), b.tenantkeep, "restore", "--manifest", backup, "--schema", tenant, "--jobs", strconv.Itoa(b.jobs),
 			"--create-rollback=false", "--yes", "--format", "json", "--repository", repository, "--database-url", b.cluster.URL(database))
 		if err != nil {
 			return m, err

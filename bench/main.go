@@ -2,8 +2,10 @@
 // instead, pg_dump in its usual forms, on the same sample tenants in one run,
 // and prints Markdown tables with ratios. Absolute times depend on the machine.
 //
-// There are two sets: s1 has 1,000 tenants of 30 tables, s2 one tenant of 2.2 GB
-// of COPY text and nine small ones. The commands of a set take turns, and medians are shown.
+// There are four sets: s1 has 1,000 tenants of 30 tables, s2 one tenant of 2.2 GB
+// of COPY text and nine small ones. s3 is s1 after a first backup and after some
+// changes, s4 has many tenants of three tables. The commands of a set take turns,
+// and medians are shown.
 package main
 
 import (
@@ -51,7 +53,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&opts.tenantkeep, "tenantkeep", "./tenantkeep", "the `program` to measure")
-	flags.StringVar(&sets, "set", "s1,s2", "which `sets`")
+	flags.StringVar(&sets, "set", "s1,s2,s3,s4", "which `sets`")
 	flags.Float64Var(&opts.scale, "scale", 1, "multiplies the tenants of s1 and the bytes of s2")
 	flags.IntVar(&opts.runs, "runs", 3, "how often each command is measured")
 	flags.IntVar(&opts.loop, "loop", 20, "how many tenants the loop of pg_dump -n takes; the rest is extrapolated")
@@ -62,8 +64,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	opts.sets = strings.Split(sets, ",")
 	for _, set := range opts.sets {
-		if set != "s1" && set != "s2" {
-			return opts, fmt.Errorf("unknown set %q: there are s1 and s2", set)
+		if !slices.Contains([]string{"s1", "s2", "s3", "s4"}, set) {
+			return opts, fmt.Errorf("unknown set %q: there are s1, s2, s3 and s4", set)
 		}
 	}
 	if opts.scale <= 0 || opts.runs < 1 || opts.loop < 1 || opts.jobs < 1 {
@@ -111,6 +113,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	b := &bench{options: opts, cluster: cluster, out: out, progress: progress}
 
 	for _, set := range opts.sets {
+		switch set {
+		case "s3":
+			set = "s1" // whose copy it changes
+		case "s4":
+			continue // quickly made
+		}
 		if err := b.prepare(ctx, set); err != nil {
 			return err
 		}
@@ -121,7 +129,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	fmt.Fprintf(stdout, "PostgreSQL %s, %d processors, scale %g, medians of %d runs.\n",
 		cluster.Programs.Version, runtime.NumCPU(), opts.scale, opts.runs)
 	for _, set := range opts.sets {
-		if err := b.compare(ctx, set, stdout); err != nil {
+		var err error
+		switch set {
+		case "s3":
+			err = b.compareChanges(ctx, stdout)
+		case "s4":
+			err = b.compareMany(ctx, stdout)
+		default:
+			err = b.compare(ctx, set, stdout)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -103,14 +103,14 @@ func pointsOf(p place, b repo.Backup, names []string, sizes map[string]int64) []
 		}
 		// What list says of a backup with this schema alone.
 		only := *m
-		only.Schemas, only.Failures = []manifest.Schema{s}, nil
+		only.Schemas, only.Failures, only.Rebuilt = []manifest.Schema{s}, nil, time.Time{}
 		described := listed{State: stateOK}
-		described.addSchemas(&only, nil, sizes)
+		described.addSchemas(&only, nil, &fileCheck{sizes: sizes}, false)
 		point := point
 		point.Schema, point.Tenant, point.Taken, point.entry = s.Schema, s.Tenant, takenAt(m, s), s
 		point.State, point.Problem = described.State, described.Problem
 		point.Tables, point.Rows = described.Tables, described.Rows
-		point.BytesStored, point.BytesText = described.BytesStored, described.BytesText
+		point.BytesStored, point.BytesText = s.Size, described.BytesText
 		points = append(points, point)
 	}
 	for _, f := range m.Failures {

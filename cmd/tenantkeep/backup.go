@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
@@ -102,11 +103,14 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
 		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
 		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
-		RetentionDays: cfg.RetentionDays, Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
+		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
 		DryRun: opts.DryRun, Version: buildVersion().Version,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
 	})
 	if result != nil {
+		if result.Manifest != nil {
+			a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
+		}
 		if err := a.showBackup(result, target, store.Location(), opts); err != nil {
 			return err
 		}
@@ -116,6 +120,20 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		return &partialError{err}
 	}
 	return err
+}
+
+// retentionOf says what the days of a backup made now mean. The flag is about
+// this one backup. The variable and the file are about all backups, so that the
+// policy, which thins them out, still has its say once the days are over.
+func retentionOf(cfg *config.Config) manifest.Retention {
+	switch cfg.Source("retention-days").Kind {
+	case config.FromFlag:
+		return manifest.RetainExactly
+	case config.FromEnv, config.FromFile:
+		return manifest.RetainAtLeast
+	default:
+		return ""
+	}
 }
 
 // showBackup says what was done, or what would be.

@@ -2,30 +2,56 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
+	"github.com/tenantkeep/tenantkeep/internal/retention"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
 // CleanupOptions are the flags of the command cleanup that are no settings.
 type CleanupOptions struct {
-	KeepReplaced time.Duration
-	DryRun       bool
-	Yes          bool
-	Format       format
+	Only          string // onlyRepository or onlyDatabase; empty: both
+	KeepReplaced  days
+	KeepRollback  days
+	KeepLogs      days
+	AllowDoubtful bool
+	DryRun        bool
+	Yes           bool
+	Format        format
 }
+
+// The parts of a cleanup.
+const (
+	onlyRepository = "repository"
+	onlyDatabase   = "database"
+)
+
+// orphanAge is how old a file must be that no manifest names before it is
+// removed.
+const orphanAge = 24 * time.Hour
 
 // AddFlags adds the flags.
 func (o *CleanupOptions) AddFlags(flags *pflag.FlagSet) {
-	flags.DurationVar(&o.KeepReplaced, "keep-replaced", 24*time.Hour, "how long to keep schemas that restores replaced, or staged and could not swap in")
-	flags.BoolVar(&o.DryRun, "dry-run", false, "say what would be dropped and why, and drop nothing")
+	o.KeepReplaced, o.KeepRollback, o.KeepLogs = days(24*time.Hour), days(30*24*time.Hour), days(90*24*time.Hour)
+	flags.StringVar(&o.Only, "only", "", "clean up only this `PART`: repository or database")
+	flags.Var(&o.KeepReplaced, "keep-replaced", "how long to keep schemas that restores replaced, or staged and could not swap in, in the database")
+	flags.Var(&o.KeepRollback, "keep-rollback", "how long to keep their backups, the rollback points in the repository")
+	flags.Var(&o.KeepLogs, "keep-logs", "how long to keep log files that were rotated")
+	flags.BoolVar(&o.AllowDoubtful, "allow-doubtful", false, "remove old backups though the newest one is partial or suspiciously empty")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "say what would be removed and why, and remove nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "do not ask")
 	o.Format.addFlag(flags, formatTable, formatJSON)
 }
@@ -35,24 +61,38 @@ func newCleanupCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "cleanup",
 		Aliases: []string{"cleanup_backups"},
-		Short:   "Drop schemas that restores replaced or left",
-		Long: `Drop schemas that restores left in the database: those whose place was taken
-longer ago than --keep-replaced, restored ones that waited as long for a swap, and
-what restores left that died. Tables are dropped in steps that fit the server's
-lock table. A schema on which an object outside of it depends stays, and is named.
+		Short:   "Remove old backups, and what restores left",
+		Long: `Remove what is no longer needed, and say for each backup why it stays or goes.
 
-Rollback points of restores that failed or died before they replaced anything are
-removed from the repository. Other backups in it are not touched.
+In the repository: backups that the retention policy does not keep, rollback
+points whose time has passed or whose restore replaced nothing, files that belong
+to no backup, rotated log files.
+A backup stays that is the newest of a day, week or month that counts for any of
+its schemas, that a kept one needs, that is pinned, that is the last full one of
+a schema, or that is younger than an hour. While the newest backup is partial or
+suspiciously empty, or a manifest cannot be read, no backup goes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some schemas could not be dropped,
-130 interrupted.`,
+In the database: schemas that restores replaced longer ago than --keep-replaced,
+restored ones that waited as long for a swap, and what restores left that died. A
+schema on which an object outside of it depends stays, and is named. Where no
+database is configured or can be reached, only the repository is cleaned up.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some of it could not be done or
+backups are held back, 130 interrupted.`,
 		Example: `  tenantkeep cleanup --dry-run
-  tenantkeep cleanup --keep-replaced 72h --yes`,
+  tenantkeep cleanup --retention-policy conservative --yes
+  tenantkeep cleanup --retention-policy custom --daily-retention 14 --weekly-retention 8
+  tenantkeep cleanup --only database --keep-replaced 3d`,
 		GroupID: groupProtect,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if opts.KeepReplaced < 0 {
-				return usagef("--keep-replaced must not be less than nothing")
+			if err := notEmpty(cmd, "only"); err != nil {
+				return err
+			}
+			switch opts.Only {
+			case "", onlyRepository, onlyDatabase:
+			default:
+				return usagef("--only: %q is neither repository nor database", opts.Only)
 			}
 			cfg, err := a.settings(cmd)
 			if err != nil {
@@ -62,116 +102,166 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some schemas could not be dropped
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url")
+	config.AddFlags(cmd.Flags(), append(retentionSettings, "database-url", "log-dir")...)
 	return cmd
 }
 
-// droppedJSON is one schema of a cleanup, or one rollback point, in JSON. Fields are only ever added.
-type droppedJSON struct {
-	Name    string    `json:"name"`
-	Schema  string    `json:"schema"` // whose place it had, or was to take
-	At      time.Time `json:"at"`
-	Bytes   int64     `json:"bytes_on_disk"`
-	Reason  string    `json:"reason"`
-	Dropped bool      `json:"dropped"`
-	Needed  []string  `json:"needed_by"` // what depends on it, so that it stays
+// cleanup is one run of the command.
+type cleanup struct {
+	*app
+	cfg    *config.Config
+	opts   CleanupOptions
+	now    time.Time
+	policy retention.Options
+
+	places []place    // nil: the repository is left alone
+	saved  place      // the rollback points
+	target *pg.Server // nil: the database is left alone
+	// unreached is why the database, though configured, could not be looked into.
+	unreached error
+
+	backups []repo.Backup
+	plan    *retention.Plan
+	points  []repo.Backup // rollback points
+	fates   []retention.Decision
+	rule    retention.PointOptions
+	orphans [2][]storage.Info // of each place
+	logs    []logFile
+	schemas []restore.Dropped
+	kept    []restore.Replaced // in the database
+
+	removed map[string]bool // names of items
+	files   int64           // removed from the repository, with log files
+	freed   int64           // their bytes
 }
 
 func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOptions) error {
-	target, err := server(cfg)
-	if err != nil {
+	c := &cleanup{app: a, cfg: cfg, opts: opts, now: a.now(), removed: map[string]bool{}}
+	var err error
+	if c.policy, err = retentionOptions(cfg, c.now); err != nil {
 		return err
 	}
-	now := a.now()
-	points, err := a.openPoints(ctx, cfg, target)
-	if err != nil {
+	c.policy.AllowDoubtful = opts.AllowDoubtful
+	if err := c.open(ctx); err != nil {
 		return err
 	}
-	list, err := restore.DropOwn(ctx, restore.DropOptions{
-		Server: target, Before: now.Add(-opts.KeepReplaced), DryRun: opts.DryRun, Asks: !opts.Yes && a.ui().CanAsk(),
-		Kept: func(ctx context.Context, kept []restore.Replaced) error { return points.judge(ctx, kept, !opts.DryRun) },
-		Confirm: func(list []restore.Dropped) error {
-			for _, d := range list {
-				a.ui().Printf("%s: %s (%s)", ui.Safe(d.Name), reasonOf(d, now), ui.Bytes(d.Bytes))
-			}
-			return a.ui().Confirm(ctx, fmt.Sprintf("Drop %s in %s?", ui.Plural(int64(len(list)), "schema"), target), opts.Yes)
-		},
-	})
-	if err != nil {
+	if err := c.look(ctx); err != nil {
 		return err
 	}
-	if len(points.dead) > 0 && !opts.DryRun {
-		for _, b := range points.dead {
-			a.ui().Printf("%s/%s: %s", rollbackName, ui.Safe(b.ID), deadReason)
-		}
-		if err := a.ui().Confirm(ctx, fmt.Sprintf("Remove %s from %s?", ui.Plural(int64(len(points.dead)), "rollback point"), points.place.Repo.Location()), opts.Yes); err != nil {
-			return err
-		}
-		if err := points.remove(ctx); err != nil {
+	if opts.DryRun {
+		return errors.Join(c.show(), c.verdict(nil))
+	}
+	if !opts.Format.is(formatJSON) {
+		if err := c.show(); err != nil {
 			return err
 		}
 	}
-	rows := []droppedJSON{}
-	kept := 0
-	var freed int64
-	for _, d := range list {
-		one := droppedJSON{
-			Name: d.Name, Schema: d.Schema, At: d.At.UTC(), Bytes: d.Bytes, Reason: reasonOf(d, now),
-			Dropped: !opts.DryRun && len(d.Dependents) == 0, Needed: append([]string{}, d.Dependents...),
+	if goes := c.going(); len(goes) > 0 {
+		if err := a.ui().Confirm(ctx, "Remove "+summaryOf(goes)+"?", opts.Yes); err != nil {
+			return err
 		}
-		if len(d.Dependents) > 0 {
-			kept++
-		} else {
-			freed += d.Bytes
-		}
-		rows = append(rows, one)
 	}
-	for _, b := range points.dead {
-		one := droppedJSON{Name: rollbackName + "/" + b.ID, Schema: namesIn(b.Manifest), At: b.Time().UTC(), Reason: deadReason, Dropped: !opts.DryRun, Needed: []string{}}
-		for _, s := range b.Manifest.Schemas {
-			one.Bytes += s.Size
-		}
-		freed += one.Bytes
-		rows = append(rows, one)
-	}
+	err = c.work(ctx)
+	a.noteAudit(func(r *audit.Record) { r.Removed = slices.Sorted(maps.Keys(c.removed)) })
 	if opts.Format.is(formatJSON) {
-		if err := a.ui().JSONLine(rows); err != nil {
+		if err := c.show(); err != nil {
 			return err
 		}
 	} else {
-		a.tellCleanup(rows, freed, opts)
+		c.tellDone()
 	}
-	if kept > 0 {
-		return &partialError{fmt.Errorf("%s could not be dropped, because something depends on them", ui.Plural(int64(kept), "schema"))}
+	return c.verdict(err)
+}
+
+// open finds out which parts there are.
+func (c *cleanup) open(ctx context.Context) error {
+	places, err := c.openPlaces(c.cfg)
+	if err != nil {
+		return err
 	}
+	c.saved = places[1]
+	if c.opts.Only != onlyDatabase {
+		c.places = places
+	}
+	if c.opts.Only == onlyRepository {
+		return nil
+	}
+	target, err := server(c.cfg)
+	if err != nil {
+		return err
+	}
+	conn, err := target.Connect(ctx)
+	if err == nil {
+		c.target = target
+		pg.Close(conn)
+		return nil
+	}
+	if c.opts.Only == onlyDatabase || ctx.Err() != nil {
+		return err
+	}
+	if c.databaseNamed() {
+		c.unreached = err
+		c.ui().Warnf("only the repository is cleaned up, since the database cannot be reached: %v", err)
+		return nil
+	}
+	c.ui().Printf("No database is configured: only the repository is cleaned up.")
 	return nil
 }
 
-func reasonOf(d restore.Dropped, now time.Time) string {
-	switch d.Kind {
-	case restore.KindReplaced:
-		return fmt.Sprintf("was %s until it was replaced %s", ui.Safe(d.Schema), ui.Age(d.At, now))
-	case restore.KindStaged:
-		return fmt.Sprintf("a restore of %s loaded it %s and could not swap it in", ui.Safe(d.Schema), ui.Age(d.At, now))
-	default:
-		return fmt.Sprintf("a restore of %s left it %s when it died", ui.Safe(d.Schema), ui.Age(d.At, now))
+// databaseNamed reports whether somebody said which database is meant.
+func (c *cleanup) databaseNamed() bool {
+	if c.cfg.Given("database-url") {
+		return true
 	}
-}
-
-func (a *app) tellCleanup(rows []droppedJSON, freed int64, opts CleanupOptions) {
-	if len(rows) == 0 {
-		a.ui().Printf("There is no schema to drop, and no rollback point to remove.")
-		return
-	}
-	for _, r := range rows {
-		switch {
-		case len(r.Needed) > 0:
-			a.ui().Warnf("schema %s stays, because these depend on it: %s", ui.Safe(r.Name), ui.Safe(strings.Join(r.Needed, ", ")))
-		case opts.DryRun:
-			a.ui().Printf("Would drop %s: %s (%s)", ui.Safe(r.Name), r.Reason, ui.Bytes(r.Bytes))
+	for _, name := range []string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE", "PGUSER"} {
+		if text, ok := c.lookupEnv(name); ok && text != "" {
+			return true
 		}
 	}
-	if !opts.DryRun {
-		a.ui().Printf("That freed %s.", ui.Bytes(freed))
+	return false
+}
+
+// verdict is the error of the whole run: of its work, and of what was held back.
+func (c *cleanup) verdict(err error) error {
+	if err != nil && len(c.removed) == 0 {
+		return err
 	}
+	if c.unreached != nil {
+		err = errors.Join(err, fmt.Errorf("the database was not cleaned up: %w", c.unreached))
+	}
+	for _, d := range c.schemas {
+		if len(d.Dependents) > 0 {
+			err = errors.Join(err, fmt.Errorf("schema %s could not be dropped, because something depends on it", ui.Safe(d.Name)))
+		}
+	}
+	if c.plan != nil {
+		back := slices.ContainsFunc(c.plan.Decisions, held)
+		for _, h := range c.plan.Holds {
+			if back || h.Absolute {
+				err = errors.Join(err, holdError(h))
+			}
+		}
+	}
+	if i := slices.IndexFunc(c.fates, held); i >= 0 {
+		err = errors.Join(err, fmt.Errorf("rollback point %s %s", ui.Safe(c.fates[i].ID), c.fates[i].Why()))
+	}
+	if err == nil {
+		return nil
+	}
+	return &partialError{err}
+}
+
+func held(d retention.Decision) bool { return d.Has(retention.Held) }
+
+// holdError says why backups are held back, and what to do.
+func holdError(h retention.Hold) error {
+	what := "no backup is removed"
+	if h.Database != "" {
+		what = "no backup of database " + ui.Safe(h.Database) + " is removed"
+	}
+	hint := "make a backup that succeeds; --allow-doubtful removes old backups all the same"
+	if h.Absolute {
+		hint = "find out what is wrong with it; if it is of no use, move its file out of the folder manifests"
+	}
+	return &hintedError{err: fmt.Errorf("%s: %s", what, h.Why), hint: hint}
 }

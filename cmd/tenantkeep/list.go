@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,10 +17,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/retention"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -66,7 +69,11 @@ func newListCommand(a *app) *cobra.Command {
 A backup is "ok" when all is there that it needs, "partial" when some tenants
 could not be saved, "incomplete" when files are missing or have another size,
 and "broken" when its manifest cannot be read. What is inside the files is for
-"tenantkeep verify" to check.`,
+"tenantkeep verify" to check.
+
+STORED is what the backup has written, TEXT what a restore of it loads. REFS are
+the earlier backups that it needs. KEPT FOR are the rules by which cleanup would
+keep it now, under the retention policy of the settings; "-" is that it would go.`,
 		Example: `  tenantkeep list
   tenantkeep list --schema customer_a --limit 10
   tenantkeep list --format json`,
@@ -84,7 +91,7 @@ and "broken" when its manifest cannot be read. What is inside the files is for
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "baseline-dir")
+	config.AddFlags(cmd.Flags(), append(retentionSettings, "baseline-dir")...)
 	return cmd
 }
 
@@ -116,6 +123,20 @@ type listed struct {
 	Database      string             `json:"database,omitempty"`
 	Schemas       []backupSchema     `json:"schemas"`
 	Failures      []manifest.Failure `json:"failures"`
+	References    []string           `json:"references"` // ids of the earlier backups that it needs
+	Pin           *listedPin         `json:"pin"`        // null: not pinned
+	Kept          *bool              `json:"kept"`       // by the next cleanup; null where retention does not decide about it
+	KeptFor       []string           `json:"kept_for"`   // the rules
+	Reason        string             `json:"reason,omitempty"`
+
+	count int // of schemas
+}
+
+// listedPin is a pin of a listed backup.
+type listedPin struct {
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
 }
 
 // backupSchema is one schema of a listed backup.
@@ -127,24 +148,43 @@ type backupSchema struct {
 	BytesStored int64  `json:"bytes_stored"`
 }
 
+// listGCPercent is by how much memory may grow before garbage is collected.
+const listGCPercent = 400
+
 // runList lists the backups of the repository.
 func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) error {
+	// What is read here lives until the end: to look for garbage in it is most of
+	// the time that a list of many backups takes.
+	defer debug.SetGCPercent(debug.SetGCPercent(listGCPercent))
 	repository, store, err := a.openRepository(cfg)
 	if err != nil {
 		return err
 	}
-	all, err := repository.List(ctx)
+	all, sizes, err := readCatalog(ctx, repository, store)
 	if err != nil {
 		return err
 	}
-	sizes, err := fileSizes(ctx, store)
+	pins, err := repository.Pins(ctx)
 	if err != nil {
 		return err
 	}
+	decided := make(chan []retention.Decision, 1)
+	go func() { decided <- a.fates(cfg, all, pins) }()
+	files := &fileCheck{sizes: sizes}
 	var backups []listed
-	for _, s := range all {
-		if b, ok := opts.describe(s, sizes); ok {
-			backups = append(backups, b)
+	var places []int // in all
+	for i, s := range all {
+		if b, ok := opts.describe(s, files); ok {
+			backups, places = append(backups, b), append(places, i)
+		}
+	}
+	decisions := <-decided
+	for n, i := range places {
+		if p, ok := pins[all[i].ID]; ok {
+			backups[n].Pin = &listedPin{p.Reason, p.By, p.At}
+		}
+		if decisions != nil {
+			backups[n].judged(decisions[i])
 		}
 	}
 	if opts.wantBaselines() && len(opts.Schemas) == 0 {
@@ -167,6 +207,47 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	}
 	explain(a.ui(), opts.Format, store.Location(), len(all), backups)
 	return nil
+}
+
+// readCatalog reads what backups there are and, at the same time, what files.
+func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Storage) (all []repo.Backup, sizes map[string]int64, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		sizes, err = fileSizes(ctx, store)
+		return err
+	})
+	group.Go(func() (err error) {
+		all, err = repository.Catalog(ctx)
+		return err
+	})
+	err = group.Wait()
+	return all, sizes, err
+}
+
+// fates are what the next cleanup would do with the backups; nil where the
+// settings of retention make no sense, of which the user is warned: it is no
+// reason to show nothing.
+func (a *app) fates(cfg *config.Config, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
+	o, err := retentionOptions(cfg, a.now())
+	if err == nil {
+		var plan *retention.Plan
+		if plan, err = retention.Decide(retained(all, pins), o); err == nil {
+			return plan.Decisions
+		}
+	}
+	a.ui().Warnf("what cleanup would keep is not shown: %v", err)
+	return nil
+}
+
+// judged fills in what retention says.
+func (b *listed) judged(d retention.Decision) {
+	b.Kept, b.Reason = &d.Keep, d.Why()
+	b.References = append(b.References, d.Needs...)
+	if d.Keep {
+		for _, r := range d.Reasons {
+			b.KeptFor = append(b.KeptFor, string(r.Rule))
+		}
+	}
 }
 
 // fileSizes returns the sizes of the data files and media archives by key.
@@ -192,8 +273,8 @@ func (o *ListOptions) wantBaselines() bool {
 // describe returns the row of a manifest, and whether it is asked for. A
 // broken one always is, unless the user looks for something in particular:
 // nobody knows what it would be.
-func (o *ListOptions) describe(s repo.Backup, sizes map[string]int64) (listed, bool) {
-	b := listed{ID: s.ID, Path: s.Key, Time: s.Time().UTC(), State: stateOK, Schemas: []backupSchema{}, Failures: []manifest.Failure{}}
+func (o *ListOptions) describe(s repo.Backup, files *fileCheck) (listed, bool) {
+	b := newListed(s)
 	m := s.Manifest
 	if s.Err != nil {
 		b.State, b.Problem = stateBroken, s.Err.Error()
@@ -203,55 +284,108 @@ func (o *ListOptions) describe(s repo.Backup, sizes map[string]int64) (listed, b
 	if m.Database != nil {
 		b.Database = m.Database.Name
 	}
-	b.addSchemas(m, o.Schemas, sizes)
+	b.addSchemas(m, o.Schemas, files, o.Format.is(formatJSON))
 	switch {
 	case o.Type != "" && b.Type != o.Type,
 		b.Type == string(manifest.Baseline) && !o.wantBaselines(),
-		len(o.Schemas) > 0 && len(b.Schemas)+len(b.Failures) == 0:
+		len(o.Schemas) > 0 && b.count+len(b.Failures) == 0:
 		return b, false
 	}
 	return b, true
 }
 
+func newListed(s repo.Backup) listed {
+	return listed{
+		ID: s.ID, Path: s.Key, Time: s.Time().UTC(), State: stateOK,
+		Schemas: []backupSchema{}, Failures: []manifest.Failure{}, References: []string{}, KeptFor: []string{},
+	}
+}
+
+// fileCheck tells whether the files of entries are there. Most entries are the
+// same as in the backup before, at the same place: the last answers are kept.
+type fileCheck struct {
+	sizes map[string]int64 // of all files, by key
+	last  []checked
+}
+
+type checked struct {
+	file    string
+	size    int64
+	missing []string
+}
+
+// missing returns what is not there, or of another size, of what the n-th entry
+// of a manifest needs.
+func (c *fileCheck) missing(m *manifest.Manifest, n int) []string {
+	s := &m.Schemas[n]
+	for len(c.last) <= n {
+		c.last = append(c.last, checked{})
+	}
+	if last := &c.last[n]; s.MediaBackup == "" && s.Filepath != "" && last.file == s.Filepath && last.size == s.Size {
+		return last.missing
+	}
+	var missing []string
+	for _, key := range s.References {
+		if _, found := c.sizes[key]; !found {
+			missing = append(missing, key)
+		}
+	}
+	if key, err := s.Key(m.Format); s.Filepath != "" && err == nil {
+		if size, found := c.sizes[key]; !found || size != s.Size {
+			missing = append(missing, key)
+		}
+	}
+	if s.MediaBackup == "" {
+		c.last[n] = checked{s.Filepath, s.Size, missing}
+		return missing
+	}
+	if key, err := s.MediaKey(m.Format); err == nil {
+		if _, found := c.sizes[key]; !found {
+			missing = append(missing, key)
+		}
+	}
+	return missing
+}
+
 // addSchemas fills in what the manifest holds of the named schemas, or of all,
-// and whether their files are there.
-func (b *listed) addSchemas(m *manifest.Manifest, names []string, sizes map[string]int64) {
+// and whether their files are there; schema by schema where it is asked for.
+func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileCheck, each bool) {
 	wanted := func(schema, tenant string) bool {
 		return len(names) == 0 || slices.Contains(names, schema) || slices.Contains(names, tenant)
 	}
 	var tables, rows, text int64
-	missing := map[string]bool{}
-	for _, s := range m.Schemas {
+	var missing map[string]bool
+	for n := range m.Schemas {
+		s := &m.Schemas[n]
 		if !wanted(s.Schema, s.Tenant) {
 			continue
 		}
-		own := backupSchema{Schema: s.Schema, Tenant: s.Tenant, BytesStored: s.Size}
-		for _, key := range s.References {
-			if _, found := sizes[key]; !found {
-				missing[key] = true
+		for _, key := range files.missing(m, n) {
+			if missing == nil {
+				missing = map[string]bool{}
 			}
-		}
-		if key, err := s.Key(m.Format); s.Filepath != "" && err == nil {
-			own.File = key
-			if size, found := sizes[key]; !found || size != s.Size {
-				missing[key] = true
-			}
-		}
-		if key, err := s.MediaKey(m.Format); s.MediaBackup != "" && err == nil {
-			if _, found := sizes[key]; !found {
-				missing[key] = true
-			}
-		}
-		if m.Format > 0 {
-			own.Rows = &s.Rows
+			missing[key] = true
 		}
 		tables, rows, text = tables+s.Tables, rows+s.Rows, text+s.Bytes
-		b.BytesStored += s.Size
-		b.Core = b.Core || s.IsCore()
-		if !s.IsCore() {
+		if wroteFile(m, s) {
+			b.BytesStored += s.Size
+		}
+		b.count++
+		if s.IsCore() {
+			b.Core = true
+		} else {
 			b.Tenants++
 		}
-		b.Schemas = append(b.Schemas, own)
+		if each {
+			own := backupSchema{Schema: s.Schema, Tenant: s.Tenant, BytesStored: s.Size}
+			if key, err := s.Key(m.Format); s.Filepath != "" && err == nil {
+				own.File = key
+			}
+			if m.Format > 0 {
+				own.Rows = &s.Rows
+			}
+			b.Schemas = append(b.Schemas, own)
+		}
 	}
 	if m.Format > 0 {
 		b.Tables, b.Rows, b.BytesText = &tables, &rows, &text
@@ -261,12 +395,18 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, sizes map[stri
 			b.Failures = append(b.Failures, f)
 		}
 	}
+	if !m.Rebuilt.IsZero() {
+		b.State, b.Problem = statePartial, "its manifest was rebuilt, and what had no file then is not in it"
+	}
 	b.judge(missing)
 }
 
 // judge sets the state.
 func (b *listed) judge(missing map[string]bool) {
 	var problems []string
+	if b.Problem != "" {
+		problems = append(problems, b.Problem)
+	}
 	if n := len(b.Failures); n > 0 {
 		b.State = statePartial
 		problems = append(problems, ui.Plural(int64(n), "schema")+" could not be saved, the first is "+ui.Safe(b.Failures[0].Schema))
@@ -293,7 +433,7 @@ func baselineFiles(dir string) ([]listed, error) {
 		}
 		found = append(found, listed{
 			ID: name, Path: filepath.ToSlash(file), Time: info.ModTime().UTC(), Type: string(manifest.Baseline), State: stateOK, Core: true,
-			BytesStored: info.Size(), Schemas: []backupSchema{}, Failures: []manifest.Failure{},
+			BytesStored: info.Size(), Schemas: []backupSchema{}, Failures: []manifest.Failure{}, References: []string{}, KeptFor: []string{},
 		})
 	}
 	return found, nil
@@ -318,16 +458,20 @@ func showTable(u *ui.UI, backups []listed, now time.Time) error {
 	table := ui.NewTable(
 		ui.Column{Title: "backup"}, ui.Column{Title: "type"}, ui.Column{Title: "age"},
 		ui.Column{Title: "tenants", Right: true}, ui.Column{Title: "rows", Right: true},
-		ui.Column{Title: "stored", Right: true}, ui.Column{Title: "text", Right: true},
-		ui.Column{Title: "state", Tone: toneOf},
+		ui.Column{Title: "stored", Right: true}, ui.Column{Title: "text", Right: true}, ui.Column{Title: "refs", Right: true},
+		ui.Column{Title: "state", Tone: toneOf}, ui.Column{Title: "kept for"},
 	)
 	for _, b := range backups {
+		keptFor := "-"
+		if len(b.KeptFor) > 0 {
+			keptFor = strings.Join(b.KeptFor, " ")
+		}
 		if b.State == stateBroken {
-			table.Add(b.ID, "-", ui.Age(b.Time, now), "-", "-", "-", "-", b.State)
+			table.Add(b.ID, "-", ui.Age(b.Time, now), "-", "-", "-", "-", "-", b.State, keptFor)
 			continue
 		}
 		table.Add(b.ID, b.Type, ui.Age(b.Time, now), ui.Count(int64(b.Tenants)), known(b.Rows, ui.Count),
-			ui.Bytes(b.BytesStored), known(b.BytesText, ui.Bytes), b.State)
+			ui.Bytes(b.BytesStored), known(b.BytesText, ui.Bytes), ui.Count(int64(len(b.References))), b.State, keptFor)
 	}
 	return u.Table(table)
 }
@@ -363,11 +507,17 @@ func showCSV(u *ui.UI, backups []listed) error {
 	records := [][]string{{
 		"id", "time", "type", "state", "tenants", "core", "tables", "rows",
 		"bytes_stored", "bytes_text", "age_seconds", "retention_days", "database", "path",
+		"references", "pin", "kept_for",
 	}}
 	for _, b := range backups {
+		pin := ""
+		if b.Pin != nil {
+			pin = b.Pin.Reason
+		}
 		records = append(records, []string{
 			b.ID, b.Time.Format(time.RFC3339), b.Type, b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
 			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), b.Path,
+			strconv.Itoa(len(b.References)), safeCell(pin), strings.Join(b.KeptFor, " "),
 		})
 	}
 	return w.WriteAll(records)
@@ -387,6 +537,11 @@ func explain(u *ui.UI, form format, location string, manifests int, backups []li
 	for _, b := range backups {
 		if b.State != stateOK {
 			u.Warnf("backup %s is %s: %s", ui.Safe(b.ID), b.State, b.Problem)
+		}
+	}
+	for _, b := range backups {
+		if b.Pin != nil && form.is(formatTable) {
+			u.Printf("%s is pinned: %s", ui.Safe(b.ID), pinText(repo.Pin{Reason: b.Pin.Reason, By: b.Pin.By, At: b.Pin.At}))
 		}
 	}
 	switch {

@@ -79,9 +79,10 @@ func TestRestoreLive(t *testing.T) {
 	stdout, _ = runIn(t, 1, "doctor", "--repository=/proc/none", into)
 	mention(t, stdout, "problem  repository")
 	_, stderr = runIn(t, 0, "cleanup", repository, into)
-	mention(t, stderr, "no schema to drop")
-	_, stderr = runIn(t, 0, "cleanup_backups", "--keep-replaced", "0s", "--dry-run", repository, into)
-	mention(t, stderr, "Would drop acme__replaced_")
+	mention(t, stderr, "nothing to remove")
+	stdout, stderr = runIn(t, 0, "cleanup_backups", "--keep-replaced", "0s", "--dry-run", repository, into)
+	mention(t, stdout, "acme__replaced_", "was acme until it was replaced", "goes")
+	mention(t, stderr, "Would remove 1 schema.")
 	runIn(t, 0, "cleanup", "--keep-replaced", "0s", "--yes", repository, into)
 	if got := db.Query(t, "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%\\_\\_%'"); len(got) != 0 {
 		t.Errorf("left: %s", got)

@@ -9,6 +9,9 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	// A container may have no list of time zones, of which retention needs one.
+	_ "time/tzdata"
 )
 
 func main() { os.Exit(mainCode()) }

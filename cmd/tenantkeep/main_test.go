@@ -17,9 +17,26 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(withLogs{m}, map[string]func(){
 		"tenantkeep": func() { os.Exit(mainCode()) },
 	})
+}
+
+// withLogs runs the tests with a directory for audit trails of their own.
+// Scripts have their working directory instead.
+type withLogs struct{ *testing.M }
+
+func (m withLogs) Run() int {
+	dir, err := os.MkdirTemp("", "tenantkeep-test-")
+	if err == nil {
+		err = os.Setenv("BACKUP_LOG_DIR", dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.M.Run()
 }
 
 func TestScripts(t *testing.T) {

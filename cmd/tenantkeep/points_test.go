@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,9 +88,43 @@ func TestRollbackPoints(t *testing.T) {
 	if strings.Contains(stdout, before) {
 		t.Errorf("available: %s", stdout)
 	}
-	_, stderr = runIn(t, 0, "cleanup", "--dry-run", repository, into)
-	mention(t, stderr, "Would drop rollback/"+before, "replaced nothing")
-	runIn(t, 0, "cleanup", "--keep-replaced", "0s", "--yes", repository, into)
+	if err := in.Pin(t.Context(), repo.Pin{Backup: before, Reason: "evidence"}); err != nil {
+		t.Fatal(err)
+	}
+	// What only the replaced schema tells of is kept when that goes.
+	_, stderr = runIn(t, 0, "cleanup", "--only=database", "--keep-replaced", "0s", "--yes", repository, into)
+	mention(t, stderr, "Removed 1 schema.")
+	stdout, stderr = runIn(t, 0, "cleanup", "--yes", repository, into)
+	match(t, stdout, "rollback/"+before+" .* stays +pinned: evidence")
+	mention(t, stderr, "nothing to remove")
+	if _, err := in.Unpin(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	stdout, _ = runIn(t, 0, "cleanup", "--only=repository", "--yes", repository, into)
+	match(t, stdout, "rollback/"+before+" .* stays ", "rollback/"+behind+" .* stays ")
+	stdout, stderr = runIn(t, 0, "cleanup", "--dry-run", repository, into)
+	match(t, stdout, "rollback/"+before+" .* goes +the restore that saved it replaced nothing", "rollback/"+behind+" .* stays +younger than 30 days")
+	mention(t, stderr, "Would remove 1 rollback point.")
+
+	// A restore that is at work is waited for: its own point may be this one.
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_lock(1953393520, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr = runIn(t, 1, "cleanup", "--yes", repository, into)
+	mention(t, stderr, "rollback point rollback/"+before+" stays after all", "clean up database")
+	if _, err := holder.Exec(t.Context(), "SELECT pg_advisory_unlock(1953393520, 1)"); err != nil {
+		t.Fatal(err)
+	}
+
+	stdout, _ = runIn(t, 0, "cleanup", "--yes", "--format=json", repository, into)
+	var items []cleanedJSON
+	if err := json.Unmarshal([]byte(stdout), &items); err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(items, func(i cleanedJSON) bool { return i.Name == "rollback/"+before }); i < 0 || items[i].Kind != "rollback" ||
+		items[i].Keep || !items[i].Dropped || !slices.Equal(items[i].Rules, []string{"dead"}) || items[i].Bytes == 0 {
+		t.Errorf("cleaned up: %+v", items)
+	}
 	list, err := in.List(t.Context())
 	if err != nil || len(list) != 1 || list[0].ID != behind {
 		t.Fatalf("after cleanup: %v, %v", list, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
@@ -194,6 +195,14 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		return err
 	}
 	defer unlock() //nolint:errcheck // it ends with the process at the latest
+	// A cleanup that had the lock until now may have removed it.
+	if backup, err = from.Repo.Load(ctx, backup.Key); err != nil {
+		return err
+	}
+	if m := backup.Manifest; !m.Rebuilt.IsZero() && len(opts.Schemas) == 0 {
+		a.ui().Warnf("the manifest of backup %s was rebuilt from data files: it may lack schemas that the backup held", ui.Safe(backup.ID))
+	}
+	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
 	o := restore.Options{
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
@@ -302,7 +311,7 @@ func notEmpty(cmd *cobra.Command, names ...string) error {
 // saveRollbackPoints lets a restore save what it is going to replace.
 func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, o *restore.Options) {
 	o.Point = a.rollbackPoint(cmd, cfg, to, target, o.Progress)
-	o.Swapped = settlePoint(to)
+	o.Swapped = settlePoint(to, o.Repo == to.Repo)
 	o.PointReady = func(ctx context.Context, info *pg.Info) error {
 		const without = "(--create-rollback=false does without)"
 		if _, err := pgdump.Find(ctx, cfg.PgDump, info.ServerVersionNum); err != nil {
@@ -336,17 +345,24 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 }
 
 // settlePoint returns the function that confirms a rollback point when what it
-// saved was replaced, and removes it otherwise.
-func settlePoint(in place) func(ctx context.Context, id string, swapped bool) error {
+// saved was replaced, and removes it otherwise. While others use the rollback
+// points, or the restore itself reads one, it is left for the next cleanup.
+func settlePoint(in place, read bool) func(ctx context.Context, id string, swapped bool) error {
 	return func(ctx context.Context, id string, swapped bool) error {
 		if swapped {
 			return in.Repo.Confirm(ctx, id)
 		}
-		b, err := in.Repo.Load(ctx, id)
-		if err != nil {
-			return err
+		if read {
+			return nil
 		}
-		return in.Repo.Remove(ctx, b)
+		err := in.Repo.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
+			_, err := clean.Remove(ctx, []string{id})
+			return err
+		})
+		if _, locked := errors.AsType[*repo.LockedError](err); locked {
+			return nil
+		}
+		return err
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -39,7 +40,8 @@ type app struct {
 	noColor    bool
 
 	talker  *ui.UI
-	entered bool // a command runs; what fails before that is wrong usage
+	entered bool       // a command runs; what fails before that is wrong usage
+	audit   *audit.Run // of a command that changes something; nil before its settings are known
 }
 
 // run executes one command line and returns the exit code of the process.
@@ -100,6 +102,9 @@ func commands(a *app) []*cobra.Command {
 		newExportCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
+		newRepairCommand(a),
+		newPinCommand(a),
+		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
 		newDoctorCommand(a),
@@ -110,7 +115,7 @@ func commands(a *app) []*cobra.Command {
 
 func (a *app) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&a.configFile, "config", "", "settings `FILE` (env "+config.FileEnv+"; default "+config.DefaultFile+" if it is there)")
-	config.AddFlags(flags, "repository")
+	config.AddFlags(flags, "repository", "log-dir")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	flags.IntVarP(&a.verbosity, "verbosity", "v", ui.Normal, "how much to say, `0..3`")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours (env NO_COLOR)")
@@ -124,12 +129,15 @@ func (a *app) checkFlags() error {
 	return nil
 }
 
-// markEntered notes for every command when its own code begins.
+// markEntered notes for every command when its own code begins, and in the audit
+// trail how it ended.
 func (a *app) markEntered(cmd *cobra.Command) {
 	if own := cmd.RunE; own != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			a.entered = true
-			return own(cmd, args)
+			err := own(cmd, args)
+			a.endAudit(cmd.Context(), err)
+			return err
 		}
 	}
 	for _, sub := range cmd.Commands() {
@@ -171,8 +179,8 @@ func (a *app) logger(cmd *cobra.Command, cfg *config.Config, others ...slog.Hand
 	return a.ui().Logger(level, others...)
 }
 
-// settings resolves the settings for a command and tells the warnings about
-// them.
+// settings resolves the settings for a command, tells the warnings about them,
+// and notes in the audit trail that the command begins.
 func (a *app) settings(cmd *cobra.Command) (*config.Config, error) {
 	cfg, err := config.Load(config.Sources{Flags: cmd.Flags(), LookupEnv: a.lookupEnv, File: a.configFile})
 	if err != nil {
@@ -180,6 +188,9 @@ func (a *app) settings(cmd *cobra.Command) (*config.Config, error) {
 	}
 	for _, w := range cfg.Warnings {
 		a.ui().Warnf("%s", w)
+	}
+	if err := a.beginAudit(cmd, cfg); err != nil {
+		return nil, err
 	}
 	return cfg, nil
 }

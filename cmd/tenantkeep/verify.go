@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -44,6 +46,7 @@ tables. Of files that the original system wrote, only size, hash and compression
 can be checked.
 
 Tenants that others refer to are named: a restore of one concerns the others.
+The chain of the audit trail is checked too, unless only some backups are.
 
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep verify
@@ -77,7 +80,8 @@ func (e *verifyError) Error() string {
 
 // Hint says what to do.
 func (*verifyError) Hint() string {
-	return "take a new full backup now, and look for the cause: a failing disk, or something that writes into the repository"
+	return "take a new full backup now, and look for the cause: a failing disk, or something that writes into the repository. " +
+		"tenantkeep repair rebuilds manifests that are lost"
 }
 
 func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptions) error {
@@ -85,22 +89,8 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 	if err != nil {
 		return err
 	}
-	repository := places[0].Repo
-	backups, err := repository.List(ctx)
+	repository, backups, err := a.chosenBackups(ctx, places, opts)
 	if err != nil {
-		return err
-	}
-	switch {
-	case opts.Manifest != "":
-		from, one, err := a.namedBackupIn(ctx, places, opts.Manifest)
-		if err != nil {
-			return err
-		}
-		repository, backups = from.Repo, []repo.Backup{one}
-	case opts.Latest && len(backups) > 0:
-		backups = backups[:1]
-	}
-	if err := knownSchemas(backups, opts.Schemas); err != nil {
 		return err
 	}
 	if len(backups) > 0 { // a repository that does not exist is not made by looking at it
@@ -110,6 +100,18 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 			return err
 		}
 		defer unlock() //nolint:errcheck // it ends with the process at the latest
+		// A cleanup that had the lock until now may have removed some of them.
+		if opts.Manifest != "" {
+			backups[0], err = repository.Load(ctx, backups[0].Key)
+		} else {
+			_, backups, err = a.chosenBackups(ctx, places, opts)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := knownSchemas(backups, opts.Schemas); err != nil {
+		return err
 	}
 	report, err := verify.Run(ctx, verify.Options{
 		Repo: repository, Backups: backups, Schemas: opts.Schemas, Jobs: cfg.Jobs, Progress: a.progress(opts.Format),
@@ -117,13 +119,44 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 	if err != nil {
 		return err
 	}
-	if err := a.showReport(report, opts); err != nil {
+	var trail *audit.Report
+	var errs []error
+	if opts.Manifest == "" && len(opts.Schemas) == 0 {
+		if trail, err = a.checkAudit(cfg); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := a.showReport(report, trail, opts); err != nil {
 		return err
 	}
-	if !report.OK {
-		return &verifyError{report}
+	if len(report.Problems) > 0 {
+		errs = append(errs, &verifyError{report})
 	}
-	return nil
+	if trail != nil && trail.Problem != nil {
+		errs = append(errs, &auditError{trail})
+	}
+	return errors.Join(errs...)
+}
+
+// chosenBackups returns the backups that are to be verified, and the repository
+// that they are in.
+func (a *app) chosenBackups(ctx context.Context, places []place, opts VerifyOptions) (*repo.Repo, []repo.Backup, error) {
+	if opts.Manifest != "" {
+		from, one, err := a.namedBackupIn(ctx, places, opts.Manifest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return from.Repo, []repo.Backup{one}, nil
+	}
+	repository := places[0].Repo
+	backups, err := repository.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if opts.Latest && len(backups) > 0 {
+		backups = backups[:1]
+	}
+	return repository, backups, nil
 }
 
 // knownSchemas refuses names that no backup has: a check of nothing would say
@@ -140,14 +173,18 @@ func knownSchemas(backups []repo.Backup, names []string) error {
 	return nil
 }
 
-// showReport writes the report.
-func (a *app) showReport(r *verify.Report, opts VerifyOptions) error {
+// showReport writes the report, and that of the audit trail, which is nil where
+// none was checked.
+func (a *app) showReport(r *verify.Report, trail *audit.Report, opts VerifyOptions) error {
 	if opts.Format.is(formatJSON) {
+		r.OK = r.OK && (trail == nil || trail.Problem == nil)
 		return a.ui().JSONLine(struct {
 			Kind string `json:"kind"`
 			*verify.Report
-		}{"summary", r})
+			Audit *audit.Report `json:"audit,omitempty"`
+		}{"summary", r, trail})
 	}
+	defer a.tellAudit(trail)
 	for _, l := range r.Leaks {
 		a.ui().Warnf("leak: definitions of %s refer to tenant %s: a restore of it concerns them too", leakNames(l.NeededBy), ui.Safe(l.Tenant))
 	}

@@ -46,13 +46,14 @@ type Options struct {
 	Summaries      Summaries     // empty: SummariesCheckpoint
 	Compression    datafile.Compression
 	RetentionDays  int
-	Jobs           int           // workers; at least 1
-	PgDump         string        // program; empty: looked for
-	LockTimeout    time.Duration // how long to wait for a lock before trying again; 0: 5 s
-	DryRun         bool          // say what would be taken, take nothing
-	Locked         bool          // the caller holds the lock of the database already
-	RollbackPoint  bool          // it is for a restore that is going to replace the schemas
-	Version        string        // of tenantkeep, for the manifest
+	Retention      manifest.Retention // what RetentionDays mean
+	Jobs           int                // workers; at least 1
+	PgDump         string             // program; empty: looked for
+	LockTimeout    time.Duration      // how long to wait for a lock before trying again; 0: 5 s
+	DryRun         bool               // say what would be taken, take nothing
+	Locked         bool               // the caller holds the lock of the database already
+	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
+	Version        string             // of tenantkeep, for the manifest
 	Progress       Progress
 	Log            *slog.Logger
 }
@@ -322,6 +323,7 @@ func (r *run) manifest(d *round) *manifest.Manifest {
 		Timestamp:     manifest.NewTime(r.out.Started()),
 		BackupType:    r.Type,
 		RetentionDays: r.RetentionDays,
+		Retention:     r.Retention,
 		Compressed:    r.Compression.Algorithm != datafile.None,
 		Compression:   r.Compression.String(),
 		Schemas:       []manifest.Schema{},

@@ -47,7 +47,7 @@ func TestKilled(t *testing.T) {
 		for _, appears := range []string{"runs/*", "data/.tmp-big*", "data/t*.zst", "data/big*.zst", "manifests/.tmp*"} {
 			must(t, os.RemoveAll(w.dir)) // data files that nobody names stay for a day
 			cmd := exec.CommandContext(t.Context(), program, "backup", "--jobs", "2", "--repository", w.dir, "--pg-dump", w.opts.PgDump)
-			cmd.Env = append(os.Environ(), "DATABASE_URL="+w.db.URL())
+			cmd.Env = append(os.Environ(), "DATABASE_URL="+w.db.URL(), "BACKUP_LOG_DIR="+t.TempDir())
 			var stderr strings.Builder
 			cmd.Stderr = &stderr
 			must(t, cmd.Start())

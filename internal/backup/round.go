@@ -56,7 +56,7 @@ type round struct {
 	tx       pgx.Tx
 	mu       sync.Mutex // for tx, which the runs of pg_dump share
 	snapshot *pg.Snapshot
-	mark     *pg.Mark // in the write-ahead log, before the snapshot; nil: none
+	mark     *pg.Mark       // in the write-ahead log, before the snapshot; nil: none
 	answers  pgdump.Answers // of the snapshot's catalogue
 	later    bool           // not the backup's own moment
 

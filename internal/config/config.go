@@ -32,6 +32,12 @@ type Config struct {
 	Compression   Compression
 	RetentionDays int // how long a backup made now is to be kept; 0: no limit in days
 
+	// RetentionPolicy is default, aggressive, conservative or custom. The three
+	// numbers belong to custom; 0 also where one was not given.
+	RetentionPolicy                                   string
+	DailyRetention, WeeklyRetention, MonthlyRetention int
+	TimeZone                                          *time.Location // of the calendar of retention
+
 	Schemas        []string // the only schemas to take, by exact name; empty: all
 	ExcludeSchemas []string // schemas to leave out, by exact name
 	BackupType     string   // of one run: full, incremental or baseline

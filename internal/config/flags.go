@@ -147,3 +147,19 @@ func pick(found []value) (value, bool, error) {
 	}
 	return found[0], true, nil
 }
+
+// SettingOf returns the key of the setting that a flag belongs to. A command
+// may have a flag of the same name that is no setting.
+func SettingOf(f *pflag.Flag) (key string, ok bool) {
+	switch v := f.Value.(type) {
+	case *flag:
+		return v.setting.Key, true
+	case *toggleFlag:
+		for _, s := range settings() {
+			if slices.ContainsFunc(s.Toggles, func(t Toggle) bool { return t.Flag == v.toggle.Flag }) {
+				return s.Key, true
+			}
+		}
+	}
+	return "", false
+}

@@ -61,7 +61,7 @@ func settings() []Setting {
 		},
 		{
 			Key: "log-dir", Flag: "log-dir", Env: "BACKUP_LOG_DIR", Default: "./logs/backup", Kind: "PATH",
-			Help:  "directory of the log files",
+			Help:  "directory of the log files and the audit trail",
 			apply: one(asIs, func(c *Config, v string) { c.LogDir = v }),
 		},
 		{
@@ -85,8 +85,33 @@ func settings() []Setting {
 		},
 		{
 			Key: "retention-days", Flag: "retention-days", Env: "BACKUP_RETENTION_DAYS", Default: "30", Kind: "DAYS",
-			Help:  "how long to keep the backup; 0 is without limit",
+			Help:  "keep this backup for exactly so long, 0 without limit; as a variable, at least so long",
 			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.RetentionDays = v }),
+		},
+		{
+			Key: "retention-policy", Flag: "retention-policy", Env: "BACKUP_RETENTION_POLICY", Default: "default", Kind: "POLICY",
+			Help:  "which backups cleanup keeps: default (7 daily, 4 weekly, 12 monthly), aggressive (3, 2, 6), conservative (14, 8, 24) or custom",
+			apply: one(oneOf("default", "aggressive", "conservative", "custom"), func(c *Config, v string) { c.RetentionPolicy = v }),
+		},
+		{
+			Key: "daily-retention", Flag: "daily-retention", Env: "BACKUP_DAILY_RETENTION", Kind: "N",
+			Help:  "for the policy custom: of how many days to keep a backup",
+			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.DailyRetention = v }),
+		},
+		{
+			Key: "weekly-retention", Flag: "weekly-retention", Env: "BACKUP_WEEKLY_RETENTION", Kind: "N",
+			Help:  "for the policy custom: of how many weeks",
+			apply: one(wholeNumber(0, 5200), func(c *Config, v int) { c.WeeklyRetention = v }),
+		},
+		{
+			Key: "monthly-retention", Flag: "monthly-retention", Env: "BACKUP_MONTHLY_RETENTION", Kind: "N",
+			Help:  "for the policy custom: of how many months",
+			apply: one(wholeNumber(0, 1200), func(c *Config, v int) { c.MonthlyRetention = v }),
+		},
+		{
+			Key: "time-zone", Flag: "time-zone", Env: "BACKUP_TIME_ZONE", Default: "UTC", Kind: "ZONE",
+			Help:  "where days, weeks and months begin: UTC, local, or a name such as Europe/Berlin",
+			apply: one(parseZone, func(c *Config, v *time.Location) { c.TimeZone = v }),
 		},
 		{
 			Key: "schema", Flag: "schema", Env: "BACKUP_TENANT_SCHEMA", Kind: "NAME", List: true,

@@ -111,6 +111,24 @@ func parseBool(text string) (bool, error) {
 	}
 }
 
+// parseZone reads the name of a time zone. Abbreviations such as CST are
+// refused: each belongs to several zones.
+func parseZone(text string) (*time.Location, error) {
+	text = strings.TrimSpace(text)
+	switch strings.ToUpper(text) {
+	case "UTC", "Z", "GMT":
+		return time.UTC, nil
+	case "LOCAL":
+		return time.Local, nil
+	}
+	if strings.Contains(text, "/") {
+		if zone, err := time.LoadLocation(text); err == nil {
+			return zone, nil
+		}
+	}
+	return nil, fmt.Errorf("%q is not a time zone: UTC, local, or a name such as Europe/Berlin", text)
+}
+
 // parseTimeout reads a duration; a bare number is in seconds.
 func parseTimeout(text string) (time.Duration, error) {
 	text = strings.TrimSpace(text)

@@ -2,10 +2,13 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 )
 
 // MaxSize is how many bytes of JSON Decode reads at most. A manifest takes
@@ -58,7 +61,37 @@ func Decode(r io.Reader) (*Manifest, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
+	if err := checkDigest(b); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// ErrChanged says that a manifest can be read and is not as it was written.
+var ErrChanged = errors.New("manifest was changed after it was written: its digest is that of another text")
+
+// The digest of a manifest is the last of its fields and covers all text before
+// its comma, so that it can be checked whatever fields a newer version adds.
+const (
+	digestLine = ",\n  \"digest\": \"sha256:%x\"\n}\n"
+	textEnd    = "\n}\n"
+)
+
+var digestEnd = regexp.MustCompile(`,\n  "digest": "sha256:([0-9a-f]{64})"\n}\s*$`)
+
+// checkDigest compares a manifest with its digest. One that has none passes: it
+// was written by the original system or by an earlier version.
+func checkDigest(b []byte) error {
+	tail := max(0, len(b)-200)
+	at := digestEnd.FindSubmatchIndex(b[tail:])
+	if at == nil {
+		return nil
+	}
+	sum := sha256.Sum256(b[:tail+at[0]])
+	if hex.EncodeToString(sum[:]) != string(b[tail+at[2]:tail+at[3]]) {
+		return ErrChanged
+	}
+	return nil
 }
 
 // unmarshal is json.Unmarshal with errors that say what is wrong with the file
@@ -80,8 +113,8 @@ func unmarshal(b []byte, v any) error {
 	return nil
 }
 
-// Encode validates the manifest and writes it as indented JSON with a line
-// feed at its end.
+// Encode validates the manifest and writes it as indented JSON with its digest
+// and a line feed at its end.
 func (m *Manifest) Encode(w io.Writer) error {
 	if err := m.Validate(); err != nil {
 		return err
@@ -93,10 +126,13 @@ func (m *Manifest) Encode(w io.Writer) error {
 	if err := enc.Encode(m); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
-	if b.Len() > MaxSize {
+	text := bytes.TrimSuffix(b.Bytes(), []byte(textEnd))
+	sum := sha256.Sum256(text)
+	text = fmt.Appendf(text, digestLine, sum)
+	if len(text) > MaxSize {
 		return fmt.Errorf("manifest of %d schemas is larger than %d MiB", len(m.Schemas), MaxSize>>20)
 	}
-	if _, err := w.Write(b.Bytes()); err != nil {
+	if _, err := w.Write(text); err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	return nil

@@ -31,6 +31,16 @@ const (
 	Baseline    Type = "baseline"
 )
 
+// Retention says what retention_days of a backup mean.
+type Retention string
+
+// What retention_days mean. Where nothing is said the policy alone decides when
+// a backup goes, and the days are only a note.
+const (
+	RetainExactly Retention = "exactly"  // it lives so many days, whatever the policy says; 0: without limit
+	RetainAtLeast Retention = "at least" // the policy decides, but not before
+)
+
 // Manifest describes one backup. The first fields are those of the original
 // system, under its names; the others are new.
 type Manifest struct {
@@ -44,6 +54,7 @@ type Manifest struct {
 	Format      int       `json:"format,omitempty"`
 	ID          string    `json:"id,omitempty"` // the time part of the manifest's file name
 	Parent      string    `json:"parent,omitempty"`
+	Retention   Retention `json:"retention,omitempty"`
 	Compression string    `json:"compression,omitempty"` // as given to --compression, with its level
 	Finished    time.Time `json:"finished,omitzero"`
 	Tool        *Tool     `json:"tool,omitempty"`
@@ -53,7 +64,18 @@ type Manifest struct {
 	// RollbackPoint says that the backup was made for a restore, which was going
 	// to replace what it saves. Whether it did the repository knows.
 	RollbackPoint bool `json:"rollback_point,omitempty"`
+	// Rebuilt is when the manifest was rebuilt from the data files, because the
+	// one of the run was lost; zero: it is that of the run.
+	Rebuilt time.Time `json:"rebuilt,omitzero"`
+	// Unreadable are data files that a rebuilt manifest keeps though not even
+	// their schemas can be told: a person may save something of them.
+	Unreadable []string `json:"unreadable,omitempty"`
 }
+
+// Partial reports whether the backup may lack schemas that it was to hold: some
+// failed, or nobody knows, since its manifest was rebuilt from the data files
+// that were left.
+func (m *Manifest) Partial() bool { return len(m.Failures) > 0 || !m.Rebuilt.IsZero() }
 
 // Tool names the program that wrote a backup.
 type Tool struct {
@@ -124,6 +146,7 @@ type Failure struct {
 	Schema string `json:"schema"`
 	Tenant string `json:"tenant"`
 	Error  string `json:"error"`
+	File   string `json:"file,omitempty"` // of a rebuilt manifest: the data file, which is damaged and is kept all the same
 }
 
 // Table says what a table's rows in a data file are.

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ func valid() *Manifest {
 		Timestamp:     NewTime(time.Date(2026, 11, 23, 0, 0, 1, 123456789, time.UTC)),
 		BackupType:    Full,
 		RetentionDays: 30,
+		Retention:     RetainExactly,
 		Compressed:    true,
 		Format:        Format,
 		ID:            "20261123_000001",
@@ -193,6 +195,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"bad time":               {set("timestamp", "yesterday"), "is not a time"},
 		"time as number":         {set("timestamp", 17), "not a string"},
 		"unknown type":           {set("backup_type", "sideways"), `unknown backup_type "sideways"`},
+		"unknown retention":      {set("retention", "maybe"), `unknown retention "maybe"`},
 		"no schema name":         {first("schema", ""), "entry 1 of schemas has no schema name"},
 		"schema twice":           {first("schema", "Öl & <Gas>"), "twice"},
 		"negative size":          {first("size", -1), "size -1 is negative"},
@@ -228,6 +231,60 @@ func TestDecodeRefuses(t *testing.T) {
 	_, err := Decode(strings.NewReader(set("format", 7)))
 	if fe, ok := errors.AsType[*FormatError](err); !ok || fe.Format != 7 {
 		t.Errorf("a newer format gives %#v, want a FormatError with 7", err)
+	}
+}
+
+// A manifest that was damaged anywhere is refused, or means what it meant.
+func TestDigest(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	if err := valid().Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := b.Bytes()
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	before := bytes.Join(lines[:len(lines)-3], nil) // the digest, the brace, and nothing
+	sum := sha256.Sum256(bytes.TrimSuffix(before, []byte(",\n")))
+	if got := string(lines[len(lines)-3]); got != fmt.Sprintf("  \"digest\": \"sha256:%x\"\n", sum) {
+		t.Errorf("the last field is %q", got)
+	}
+	want, err := Decode(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	for i := range text {
+		for bit := range 8 {
+			bad := bytes.Clone(text)
+			bad[i] ^= 1 << bit
+			got, err := Decode(bytes.NewReader(bad))
+			if errors.Is(err, ErrChanged) {
+				changed++
+			}
+			if err == nil && !cmp.Equal(want, got) {
+				t.Fatalf("bit %d of byte %d inverted is not noticed:\n%s", bit, i, cmp.Diff(want, got))
+			}
+		}
+	}
+	if changed < 1000 {
+		t.Errorf("the digest found only %d of %d changes", changed, 8*len(text))
+	}
+	edited := strings.Replace(string(text), `"retention_days": 30`, `"retention_days": 3`, 1)
+	if _, err := Decode(strings.NewReader(edited)); !errors.Is(err, ErrChanged) {
+		t.Errorf("an edited manifest: %v", err)
+	}
+	// Who edits it on purpose removes the digest.
+	var m map[string]any
+	if err := json.Unmarshal([]byte(edited), &m); err != nil {
+		t.Fatal(err)
+	}
+	delete(m, "digest")
+	by, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Decode(bytes.NewReader(by)); err != nil || got.RetentionDays != 3 {
+		t.Errorf("without a digest: %v", err)
 	}
 }
 

@@ -42,6 +42,11 @@ func (m *Manifest) Validate() error {
 		default:
 			return fmt.Errorf("manifest has the unknown backup_type %q", m.BackupType)
 		}
+		switch m.Retention {
+		case "", RetainExactly, RetainAtLeast:
+		default:
+			return fmt.Errorf("manifest has the unknown retention %q", m.Retention)
+		}
 	}
 
 	schemas := make(map[string]bool, len(m.Schemas))
@@ -69,6 +74,11 @@ func (m *Manifest) Validate() error {
 		}
 		files[key] = s.Schema
 	}
+	for _, file := range m.Unreadable {
+		if err := checkPath(file); err != nil {
+			return err
+		}
+	}
 	return m.validateFailures(schemas)
 }
 
@@ -81,6 +91,11 @@ func (m *Manifest) validateFailures(saved map[string]bool) error {
 			return fmt.Errorf("schema %q is in the manifest both as saved and as failed", f.Schema)
 		case !utf8.ValidString(f.Schema):
 			return fmt.Errorf("schema %q: its name is not UTF-8", f.Schema)
+		}
+		if f.File != "" {
+			if err := checkPath(f.File); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

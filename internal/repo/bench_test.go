@@ -43,3 +43,22 @@ func BenchmarkData(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCatalog lists a thousand backups of a hundred schemas.
+func BenchmarkCatalog(b *testing.B) {
+	dir := b.TempDir()
+	manyManifests(b, dir, 1000, 100, 5, false)
+	s, err := local.New(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := Open(s, Options{})
+	if _, err := r.Catalog(b.Context()); err != nil { // writes the index
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if list, err := r.Catalog(b.Context()); err != nil || len(list) != 1000 {
+			b.Fatal(len(list), err)
+		}
+	}
+}

@@ -20,6 +20,7 @@ const (
 	mediaPrefix    = "media/"
 	manifestPrefix = "manifests/"
 	runPrefix      = "runs/"
+	pinPrefix      = "pins/"
 	swapPrefix     = "swaps/" // of rollback points that are in force
 )
 

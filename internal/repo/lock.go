@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
@@ -104,7 +105,7 @@ func (r *Repo) lock(ctx context.Context, mode Mode, purpose string, wait time.Du
 		select {
 		case <-ctx.Done():
 			return nil, nil, fmt.Errorf("%w: %w", r.lockedError(locked), context.Cause(ctx))
-		case <-time.After(lockPoll):
+		case <-time.After(lockPoll/2 + rand.N(lockPoll)): // two that keep one another out do not meet again
 		}
 	}
 }

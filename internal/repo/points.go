@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -45,44 +44,4 @@ func (r *Repo) Confirmed(ctx context.Context) (map[string]bool, error) {
 		return nil, fmt.Errorf("list confirmed rollback points: %w", err)
 	}
 	return ids, nil
-}
-
-// Remove removes a backup: its manifest, and only when that is gone for good the
-// data files that it names and no other backup does. The caller holds the lock
-// exclusively, or knows that nobody reads the backup.
-func (r *Repo) Remove(ctx context.Context, b Backup) error {
-	if b.Manifest == nil {
-		return fmt.Errorf("remove backup %s: %w", b.ID, errUnreadable)
-	}
-	var keys []string
-	for _, s := range b.Manifest.Schemas {
-		if s.Filepath == "" {
-			continue
-		}
-		key, err := s.Key(b.Manifest.Format)
-		if err != nil {
-			return fmt.Errorf("remove backup %s: %w", b.ID, err)
-		}
-		keys = append(keys, key)
-	}
-	err := r.storage.Delete(ctx, b.Key)
-	if err == nil {
-		err = r.storage.Sync(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("remove backup %s: %w", b.ID, err)
-	}
-	orphans, err := r.Orphans(ctx)
-	if err != nil {
-		return fmt.Errorf("remove backup %s: %w", b.ID, err)
-	}
-	for _, key := range append(keys, swapKey(b.ID)) {
-		if key != swapKey(b.ID) && !slices.ContainsFunc(orphans, func(i storage.Info) bool { return i.Key == key }) {
-			continue
-		}
-		if err := r.storage.Delete(ctx, key); err != nil {
-			return fmt.Errorf("remove backup %s: %w", b.ID, err)
-		}
-	}
-	return r.storage.Sync(ctx)
 }

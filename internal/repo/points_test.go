@@ -29,11 +29,10 @@ func TestPoints(t *testing.T) {
 	if got := confirmed(); !slices.Equal(got, []string{first}) {
 		t.Errorf("confirmed %s", got)
 	}
-	b, err := r.Load(t.Context(), first)
-	if err != nil {
-		t.Fatal(err)
+	if p := plan(t, r); p.Work() || len(p.Lost)+len(p.Unused) != 0 {
+		t.Errorf("to repair: %+v", p)
 	}
-	if err := r.Remove(t.Context(), b); err != nil {
+	if _, err := clean(t.Context(), r, first); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Load(t.Context(), first); !errors.Is(err, ErrNoBackup) {

@@ -26,6 +26,7 @@ type Backup struct {
 	Err      error
 
 	modified time.Time
+	size     int64 // of the manifest
 }
 
 // Time is the moment of the backup, as well as it is known.
@@ -57,13 +58,17 @@ func (r *Repo) List(ctx context.Context) ([]Backup, error) {
 		}
 	}
 	backups = slices.DeleteFunc(backups, func(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) }) // removed meanwhile
+	sortNewest(backups)
+	return backups, nil
+}
+
+func sortNewest(backups []Backup) {
 	slices.SortFunc(backups, func(a, b Backup) int {
 		if c := b.Time().Compare(a.Time()); c != 0 {
 			return c
 		}
 		return later(a, b)
 	})
-	return backups, nil
 }
 
 // names lists the backups without reading their manifests.
@@ -71,7 +76,7 @@ func (r *Repo) names(ctx context.Context) ([]Backup, error) {
 	var backups []Backup
 	err := r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
 		if strings.HasSuffix(i.Key, jsonSuffix) && i.Key != latestManifest {
-			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified})
+			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified, size: i.Size})
 		}
 		return nil
 	})

@@ -18,43 +18,16 @@ func (r *Repo) Orphans(ctx context.Context) ([]storage.Info, error) {
 	// The files come first: those of a backup that ends meanwhile are then
 	// named by its manifest.
 	var files []storage.Info
-	for _, prefix := range []string{dataPrefix, mediaPrefix} {
-		err := r.storage.List(ctx, prefix, func(i storage.Info) error {
-			files = append(files, i)
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("find orphans: %w", err)
-		}
+	if err := r.listFiles(ctx, func(i storage.Info) { files = append(files, i) }); err != nil {
+		return nil, fmt.Errorf("find orphans: %w", err)
 	}
 	backups, err := r.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
-	named := make(map[string]bool)
-	for _, b := range backups {
-		if b.Err != nil {
-			return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, b.Err)
-		}
-		for _, s := range b.Manifest.Schemas {
-			if s.Filepath != "" {
-				key, err := s.Key(b.Manifest.Format)
-				if err != nil {
-					return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, err)
-				}
-				named[key] = true
-			}
-			if s.MediaBackup != "" {
-				key, err := s.MediaKey(b.Manifest.Format)
-				if err != nil {
-					return nil, fmt.Errorf("find orphans: %w: %s: %w", errUnreadable, b.Key, err)
-				}
-				named[key] = true
-			}
-			for _, key := range s.References {
-				named[key] = true
-			}
-		}
+	named, err := namedBy(backups)
+	if err != nil {
+		return nil, fmt.Errorf("find orphans: %w", err)
 	}
 	var orphans []storage.Info
 	for _, f := range files {
@@ -63,6 +36,58 @@ func (r *Repo) Orphans(ctx context.Context) ([]storage.Info, error) {
 		}
 	}
 	return orphans, nil
+}
+
+// listFiles lists the data files and media archives.
+func (r *Repo) listFiles(ctx context.Context, yield func(storage.Info)) error {
+	for _, prefix := range []string{dataPrefix, mediaPrefix} {
+		err := r.storage.List(ctx, prefix, func(i storage.Info) error {
+			yield(i)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// namedBy returns the keys of all files that backups name: their own, and those
+// of earlier backups. One whose manifest cannot be read is an error that matches
+// errUnreadable.
+func namedBy(backups []Backup) (map[string]bool, error) {
+	named := make(map[string]bool)
+	for _, b := range backups {
+		if b.Err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", errUnreadable, b.Key, b.Err)
+		}
+		for _, s := range b.Manifest.Schemas {
+			if s.Filepath != "" {
+				key, err := s.Key(b.Manifest.Format)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %s: %w", errUnreadable, b.Key, err)
+				}
+				named[key] = true
+			}
+			if s.MediaBackup != "" {
+				key, err := s.MediaKey(b.Manifest.Format)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %s: %w", errUnreadable, b.Key, err)
+				}
+				named[key] = true
+			}
+			for _, key := range s.References {
+				named[key] = true
+			}
+		}
+		for _, f := range b.Manifest.Failures {
+			named[f.File] = true
+		}
+		for _, key := range b.Manifest.Unreadable {
+			named[key] = true
+		}
+	}
+	return named, nil
 }
 
 // isNamed looks for the folders around a file too: the original system may

@@ -250,7 +250,7 @@ func TestFaults(t *testing.T) {
 	mustBack(t, Open(counter, options()))
 	t.Logf("a backup is %d operations", counter.All())
 
-	run := func(name string, killed bool, f *storagetest.Faulty) {
+	run := func(name string, f *storagetest.Faulty) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
@@ -265,7 +265,7 @@ func TestFaults(t *testing.T) {
 			}
 			// A backup that was said to be done is there, and one that was not
 			// is not, unless it is complete and the run says so.
-			if there := slices.Contains(ids, id); !killed && there != (err == nil || strings.Contains(err.Error(), "is complete")) {
+			if there := slices.Contains(ids, id); there != (err == nil || strings.Contains(err.Error(), "is complete")) {
 				t.Errorf("the run said %v and lists %v", err, ids)
 			}
 			if err == nil && !slices.Contains(ids, id) {
@@ -289,18 +289,71 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
-	for n := 1; n <= counter.All(); n++ {
-		run(fmt.Sprintf("killed before operation %d", n), true, &storagetest.Faulty{Before: storagetest.DieAt(n)})
-		run(fmt.Sprintf("killed after operation %d", n), true, &storagetest.Faulty{After: storagetest.DieAt(n)})
-	}
 	for _, op := range []storagetest.Op{
 		storagetest.Create, storagetest.Write, storagetest.Commit, storagetest.Sync, storagetest.Delete, storagetest.Open,
 	} {
 		for n := 1; n <= counter.Count(op); n++ {
-			run(fmt.Sprintf("%s %d fails", op, n), false, &storagetest.Faulty{Before: storagetest.FailAt(op, n)})
-			run(fmt.Sprintf("%s %d loses its answer", op, n), false, &storagetest.Faulty{After: storagetest.FailAt(op, n)})
+			run(fmt.Sprintf("%s %d fails", op, n), &storagetest.Faulty{Before: storagetest.FailAt(op, n)})
+			run(fmt.Sprintf("%s %d loses its answer", op, n), &storagetest.Faulty{After: storagetest.FailAt(op, n)})
 		}
 	}
+}
+
+// TestCrashes ends the process, and the power, at each operation of the removal
+// of remains and of a backup after it.
+func TestCrashes(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	disk := newStore(t, whole)
+	before := mustBack(t, Open(disk, options()))
+	// A run that died before, when it had written one file and half another.
+	if _, err := back(t.Context(), Open(&storagetest.Crash{Storage: disk, At: 14}, options())); !errors.Is(err, storagetest.ErrInjected) {
+		t.Fatalf("the run before: %v", err)
+	}
+	for _, pattern := range []string{"*_2.sql", ".tmp-*"} {
+		if left, err := filepath.Glob(filepath.Join(whole, "data", pattern)); err != nil || len(left) == 0 {
+			t.Fatalf("the run before left %v, %v", left, err)
+		}
+	}
+	var dir, id string
+	storagetest.ForEveryOperation(t, storagetest.CrashTest{
+		Open: func(t *testing.T) storage.Storage {
+			dir, id = filepath.Join(t.TempDir(), "copy"), ""
+			if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+				t.Fatal(err)
+			}
+			return newStore(t, dir)
+		},
+		Run: func(s storage.Storage) (err error) {
+			r := Open(s, options())
+			if _, err = r.RemoveRemains(t.Context()); err == nil {
+				id, err = back(t.Context(), r)
+			}
+			return err
+		},
+		Check: func(t *testing.T, s storage.Storage, err error) {
+			r := Open(s, options())
+			ids := wantWhole(t, r)
+			if !slices.Contains(ids, before) {
+				t.Errorf("the earlier backup is gone: %v", ids)
+			}
+			if err == nil && !slices.Contains(ids, id) {
+				t.Errorf("a backup that was said to be done is not listed: %v", ids)
+			}
+			if _, err := r.RemoveRemains(t.Context()); err != nil {
+				t.Errorf("removing remains: %v", err)
+			}
+			next := mustBack(t, r)
+			if ids := wantWhole(t, r); !slices.Contains(ids, next) || !slices.Contains(ids, before) {
+				t.Errorf("after the next run: %v", ids)
+			}
+			for _, pattern := range []string{"*/.tmp-*", "runs/*"} {
+				if left, err := filepath.Glob(filepath.Join(dir, pattern)); err != nil || len(left) > 0 {
+					t.Errorf("left behind: %v, %v", left, err)
+				}
+			}
+		},
+	})
 }
 
 func TestFailedRunLeavesNothing(t *testing.T) {

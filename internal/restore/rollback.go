@@ -321,45 +321,39 @@ type DropOptions struct {
 	// any case.
 	Before time.Time
 	DryRun bool
-	// Kept is told of the replaced schemas as long as they are all there, while no
-	// restore is at work. With Asks it is called before the question too, when one
-	// may be. Nil: nobody needs to know.
+	// Only says which of these are to go. Nil: all.
+	Only func(Dropped) bool
+	// Kept is told of the replaced schemas before any of them goes, while no
+	// restore is at work; an error keeps them all. It is not called in a dry run.
+	// Nil: nobody needs to know.
 	Kept func(context.Context, []Replaced) error
-	// Confirm is asked with all that is going to be dropped, unless it is
-	// nothing. With Asks the lock of the database is not held meanwhile, and what
-	// is not as it was is left alone afterwards.
-	Confirm func([]Dropped) error
-	Asks    bool
 }
 
 // DropOwn drops schemas that nobody needs any more: those that restores
 // replaced, and what dead ones left. Tables are dropped in steps that fit the
 // server's lock table. A schema on which something outside depends stays.
 func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
-	conn, list, remains, err := findOwn(ctx, o, !o.DryRun && !o.Asks)
+	conn, err := o.Server.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { pg.Close(conn) }()
-	if o.DryRun || len(list) == 0 && !o.Asks {
-		return list, nil
-	}
-	if o.Confirm != nil && len(list) > 0 {
-		if err := o.Confirm(list); err != nil {
+	defer pg.Close(conn)
+	if !o.DryRun {
+		if err := pg.Lock(ctx, conn, "cleanup"); err != nil {
 			return nil, err
 		}
 	}
-	if o.Asks {
-		asked := remains
-		pg.Close(conn)
-		if conn, list, remains, err = findOwn(ctx, o, true); err != nil {
+	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
+		return nil, err
+	}
+	if o.Kept != nil && !o.DryRun {
+		if err := o.tellKept(ctx, conn); err != nil {
 			return nil, err
 		}
-		unasked := func(name string) bool {
-			return !slices.ContainsFunc(asked, func(m remainder) bool { return m.schema == name })
-		}
-		list = slices.DeleteFunc(list, func(d Dropped) bool { return unasked(d.Name) })
-		remains = slices.DeleteFunc(remains, func(m remainder) bool { return unasked(m.schema) })
+	}
+	list, remains, err := o.find(ctx, conn)
+	if err != nil || len(list) == 0 || o.DryRun {
+		return list, err
 	}
 	s := &session{run: &run{}, conn: conn}
 	if err := s.set(ctx); err != nil {
@@ -373,41 +367,23 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 	return list, err
 }
 
-// findOwn connects and finds the schemas that are to be dropped.
-func findOwn(ctx context.Context, o DropOptions, lock bool) (conn *pgx.Conn, list []Dropped, remains []remainder, err error) {
-	if conn, err = o.Server.Connect(ctx); err != nil {
-		return nil, nil, nil, err
+func (o *DropOptions) tellKept(ctx context.Context, conn *pgx.Conn) error {
+	var kept []Replaced
+	err := untilFree(ctx, conn, "of restores", defaultSwapTimeout, func(string) {}, func() (err error) {
+		kept, err = listReplaced(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	defer func() {
-		if err != nil {
-			pg.Close(conn)
-			conn = nil
-		}
-	}()
-	if lock {
-		if err := pg.Lock(ctx, conn, "cleanup"); err != nil {
-			return conn, nil, nil, err
-		}
-	}
-	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
-		return conn, nil, nil, err
-	}
-	if o.Kept != nil {
-		var kept []Replaced
-		err := untilFree(ctx, conn, "of restores", defaultSwapTimeout, func(string) {}, func() (err error) {
-			kept, err = listReplaced(ctx, conn)
-			return err
-		})
-		if err == nil {
-			err = o.Kept(ctx, kept)
-		}
-		if err != nil {
-			return conn, nil, nil, err
-		}
-	}
+	return o.Kept(ctx, kept)
+}
+
+// find finds the schemas that are to be dropped.
+func (o *DropOptions) find(ctx context.Context, conn *pgx.Conn) (list []Dropped, remains []remainder, err error) {
 	all, err := listLabelled(ctx, conn)
 	if err != nil {
-		return conn, nil, nil, err
+		return nil, nil, err
 	}
 	for _, l := range all {
 		if l.State == stateRecovered || l.State != stateStaging && !l.At.Before(o.Before) {
@@ -419,12 +395,14 @@ func findOwn(ctx context.Context, o DropOptions, lock bool) (conn *pgx.Conn, lis
 				FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
 		})
 		if err != nil {
-			return conn, nil, nil, fmt.Errorf("look at schema %q: %w", l.name, err)
+			return nil, nil, fmt.Errorf("look at schema %q: %w", l.name, err)
 		}
-		list = append(list, d)
-		remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+		if o.Only == nil || o.Only(d) {
+			list = append(list, d)
+			remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+		}
 	}
-	return conn, list, remains, nil
+	return list, remains, nil
 }
 
 func kindOf(s state) string {

@@ -9,8 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,6 +29,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/rowsum"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
+	"github.com/tenantkeep/tenantkeep/internal/storage/storagetest"
 	"github.com/tenantkeep/tenantkeep/internal/verify"
 )
 
@@ -76,13 +80,14 @@ func text(t testing.TB, r *verify.Report) string {
 	return string(b)
 }
 
-// save backs up a database with each of the compressions.
-func save(t testing.TB, dir string) *repo.Repo {
+// save backs up a database, with so many rows in its largest table, with each of
+// the compressions.
+func save(t testing.TB, dir string, rows int) *repo.Repo {
 	t.Helper()
 	db := pgtest.New(t)
 	db.Exec(t, `
 		CREATE TABLE public.shared (id int); INSERT INTO public.shared VALUES (1);
-		CREATE SCHEMA a; CREATE TABLE a.t (id int, t text); INSERT INTO a.t SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 20000) AS n;
+		CREATE SCHEMA a; CREATE TABLE a.t (id int, t text); INSERT INTO a.t SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, `+strconv.Itoa(rows)+`) AS n;
 		CREATE TABLE a.empty (id int); CREATE TABLE a.nothing (); INSERT INTO a.nothing DEFAULT VALUES;
 		CREATE SCHEMA b; CREATE TABLE b.t (t text); INSERT INTO b.t VALUES (E'\n\\.\n'), (NULL), ('')`)
 	server, err := pg.Parse(db.URL())
@@ -105,7 +110,7 @@ func save(t testing.TB, dir string) *repo.Repo {
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r := save(t, dir)
+	r := save(t, dir, 20000)
 	report, c := check(t, r)
 	if !report.OK || report.Backups != 3 || report.Files != 9 || report.Tables != 15 || report.Rows != 3*20005 {
 		t.Errorf("report %s", text(t, report))
@@ -157,6 +162,66 @@ func TestVerify(t *testing.T) {
 	report, _ = check(t, r)
 	if len(report.Problems) != 2 || !strings.Contains(report.Problems[0].Error, repo.ErrMissing.Error()) || !strings.Contains(report.Problems[1].Error, "manifest cannot be read") {
 		t.Errorf("report %s", text(t, report))
+	}
+}
+
+// TestRandomDamage damages files at random, and asks which restore points suffer.
+func TestRandomDamage(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	sound, err := save(t, whole, 300).List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(11, seed))
+		dir := filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+			t.Fatal(err)
+		}
+		store, err := local.New(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := append(storagetest.Keys(t, store, "data/"), storagetest.Keys(t, store, "manifests/")...)
+		var done []storagetest.Corruption
+		for range 1 + r.IntN(3) {
+			c := storagetest.Corrupt(t, store, r, keys)
+			keys = slices.DeleteFunc(keys, func(key string) bool { return key == c.Key })
+			done = append(done, c)
+		}
+		backups, err := open(t, dir).List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]bool{} // backup and schema; of a whole backup no schema
+		for _, b := range sound {
+			i := slices.IndexFunc(backups, func(now repo.Backup) bool { return now.Key == b.Key })
+			damaged := func(key string) bool {
+				return slices.ContainsFunc(done, func(c storagetest.Corruption) bool { return c.Key == key })
+			}
+			switch {
+			case i < 0: // its manifest was removed: no restore point is left to be named
+				continue
+			case damaged(b.Key) && cmp.Equal(b.Manifest, backups[i].Manifest): // damage that means nothing
+			case damaged(b.Key):
+				want[b.ID+" "] = true
+				continue
+			}
+			for _, e := range b.Manifest.Schemas {
+				if damaged(e.Filepath) || slices.ContainsFunc(e.References, damaged) {
+					want[b.ID+" "+e.Schema] = true
+				}
+			}
+		}
+		report, _ := check(t, open(t, dir))
+		got := map[string]bool{}
+		for _, p := range report.Problems {
+			got[p.Backup+" "+p.Schema] = true
+		}
+		if diff := cmp.Diff(want, got); diff != "" || report.OK != (len(want) == 0) {
+			t.Errorf("seed %d: after %v (-want +got):\n%s%s", seed, done, diff, text(t, report))
+		}
 	}
 }
 

@@ -35,7 +35,10 @@ const (
 
 // Store is a repository in a directory.
 type Store struct {
-	dir string // absolute
+	dir   string        // absolute
+	beat  time.Duration // see lockBeat
+	stale time.Duration // see lockStale
+	place string        // see where; empty: it is found out
 
 	mu    sync.Mutex
 	dirty map[string]bool // directories, as system paths, whose entries are not durable yet
@@ -57,7 +60,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory %s: %w", dir, err)
 	}
-	return &Store{dir: abs, dirty: make(map[string]bool)}, nil
+	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool)}, nil
 }
 
 // Location is the directory as an absolute path.
@@ -227,7 +230,11 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 	if err != nil {
 		return fmt.Errorf("list %s: %w", s.path(dir), err)
 	}
-	keys := make([]string, 0, len(entries))
+	type item struct {
+		key   string
+		entry fs.DirEntry
+	}
+	items := make([]item, 0, len(entries))
 	for _, e := range entries {
 		key := path.Join(dir, e.Name())
 		if storage.ValidKey(key) != nil {
@@ -238,11 +245,12 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 			key += "/"
 		}
 		if strings.HasPrefix(key, prefix) || e.IsDir() && strings.HasPrefix(prefix, key) {
-			keys = append(keys, key)
+			items = append(items, item{key, e})
 		}
 	}
-	slices.Sort(keys)
-	for _, key := range keys {
+	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
+	for _, item := range items {
+		key := item.key
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -252,7 +260,12 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 			}
 			continue
 		}
-		info, err := root.Stat(key) // follows a link as Open does
+		var info fs.FileInfo
+		if item.entry.Type().IsRegular() {
+			info, err = item.entry.Info() // costs half
+		} else {
+			info, err = root.Stat(key) // follows a link as Open does
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile, or a link to nothing
 		}
@@ -350,8 +363,7 @@ func syncDir(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// CleanTemporary removes temporary files, and what processes that died while
-// they held a lock said of themselves.
+// CleanTemporary removes temporary files.
 func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storage.Info, error) {
 	root, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -361,7 +373,6 @@ func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storag
 		return nil, err
 	}
 	defer root.Close()
-	readHolders(root, "")
 	return s.clean(ctx, root, ".", time.Now().Add(-age))
 }
 

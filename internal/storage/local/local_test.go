@@ -62,7 +62,7 @@ func TestStorageUnderWrappers(t *testing.T) {
 		var s storage.Storage = open(t, t.TempDir())
 		s = &storagetest.Full{Storage: s, Room: 1 << 30}
 		s = &storagetest.Damaged{Storage: s, Key: "none", Flip: -1}
-		return &storagetest.Faulty{Storage: s}
+		return &storagetest.Crash{Storage: &storagetest.Faulty{Storage: s}}
 	})
 }
 
@@ -504,5 +504,147 @@ func TestKilledHolder(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{filepath.Join(dir, "locks", "repository.lock")}, names); diff != "" {
 		t.Errorf("left in the repository (-want +got):\n%s", diff)
+	}
+}
+
+// at is a store on another machine, as far as locks go.
+func at(t *testing.T, dir, place string) *Store {
+	t.Helper()
+	s := open(t, dir)
+	s.place = place
+	return s
+}
+
+// leave makes the description of a holder whose lock is not seen: it died, or
+// this file system does not show the locks of other machines.
+func leave(t *testing.T, dir, name, says string, age time.Duration) string {
+	t.Helper()
+	path := filepath.Join(dir, "locks", name)
+	write(t, path, says)
+	when := time.Now().Add(-age)
+	if err := os.Chtimes(path, when, when); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestHolderElsewhere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "locks"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := at(t, dir, "here")
+	for _, c := range []struct {
+		name    string
+		age     time.Duration
+		shared  bool
+		refused bool
+		stays   bool
+	}{
+		{"repository-x-there-1.json", time.Minute, true, true, true},
+		{"repository-x-there-2.json", time.Minute, false, true, true},
+		{"repository-s-there-3.json", time.Minute, false, true, true},
+		{"repository-s-there-4.json", time.Minute, true, false, true},
+		{"repository-x-there-5.json", lockStale + time.Minute, false, false, false},
+		{"repository-x-here-6.json", time.Second, false, false, false}, // this kernel knows that nobody holds it
+		{"repository-x--7.json", time.Second, false, true, true},       // nobody knows where it is
+		{"repository-8.json", time.Second, true, false, true},
+		{"other-x-there-9.json", time.Second, false, false, true}, // another lock
+	} {
+		path := leave(t, dir, c.name, "the one elsewhere", c.age)
+		l, err := s.Lock(t.Context(), "repository", c.shared, []byte("me"))
+		locked, isLocked := errors.AsType[*storage.LockedError](err)
+		switch {
+		case c.refused != isLocked:
+			t.Errorf("%s: %v", c.name, err)
+		case isLocked && (len(locked.Holders) != 1 || string(locked.Holders[0]) != "the one elsewhere"):
+			t.Errorf("%s: holders %q", c.name, locked.Holders)
+		}
+		if err == nil {
+			if err := l.Unlock(); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Lstat(path); (err == nil) != c.stays {
+			t.Errorf("%s: its file: %v", c.name, err)
+		}
+		_ = os.Remove(path)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "locks", "*"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// TestLockFileRemoved: the file that is locked is another one than that which
+// the holder has locked.
+func TestLockFileRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, err := open(t, dir).Lock(t.Context(), "repository", false, []byte("the first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "locks", "repository.lock")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = open(t, dir).Lock(t.Context(), "repository", true, []byte("the second"))
+	if locked, ok := errors.AsType[*storage.LockedError](err); !ok || len(locked.Holders) != 1 || string(locked.Holders[0]) != "the first" {
+		t.Errorf("beside the first: %v", err)
+	}
+	if err := first.Unlock(); err != nil {
+		t.Error(err)
+	}
+	second, err := open(t, dir).Lock(t.Context(), "repository", true, []byte("the second"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHolderStaysFresh: the file of a holder does not grow old, and when it is
+// taken away its lock is lost.
+func TestHolderStaysFresh(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := at(t, dir, "there")
+	s.beat = time.Millisecond
+	l, err := s.Lock(t.Context(), "repository", true, []byte("the living"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	files, err := filepath.Glob(filepath.Join(dir, "locks", "repository-s-there-*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files %q, %v", files, err)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(files[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	for fresh := false; !fresh && t.Context().Err() == nil; time.Sleep(time.Millisecond) {
+		info, err := os.Stat(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh = time.Since(info.ModTime()) < time.Minute
+	}
+	if b, err := os.ReadFile(files[0]); err != nil || string(b) != "the living" {
+		t.Errorf("it now says %q, %v", b, err)
+	}
+	select {
+	case <-l.Lost():
+		t.Error("the lock is lost while its file is there")
+	default:
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	<-l.Lost()
+	if err := l.Unlock(); err != nil {
+		t.Error(err)
 	}
 }

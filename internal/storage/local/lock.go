@@ -3,6 +3,8 @@ package local
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,28 +16,66 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tenantkeep/tenantkeep/internal/filelock"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
 
-// A lock is flock on locks/NAME.lock, which the kernel gives back when the
-// process ends. That file is never removed: another process may be about to
-// lock it. Beside it each holder has a file NAME-RANDOM.json that describes it
-// and that it keeps locked too, so that the files of the living can be told
-// from those of the dead.
+// A lock is that of the file locks/NAME.lock, which the kernel gives back when
+// the process ends. The file is never removed: another process may be about to
+// lock it.
+//
+// Beside it each holder has a file NAME-MODE-WHERE-RANDOM.json that describes
+// it, and that it keeps locked too, so that the files of the living can be told
+// from those of the dead. WHERE stands for the running kernel and its file
+// system. Only within one of them a lock that is not seen is surely not held:
+// a network file system may be mounted so that locks stay on one machine, and
+// it tells nobody. The file of a holder elsewhere therefore counts as long as
+// it is fresh, which its holder sees to.
 const (
 	lockDir        = "locks"
 	lockSuffix     = ".lock"
 	holderSuffix   = ".json"
 	maxHolderBytes = 64 << 10
+
+	markShared    = "s"
+	markExclusive = "x"
+
+	// lockBeat is how often a holder freshens its file, lockStale the age from
+	// which nobody does any more.
+	lockBeat  = 20 * time.Second
+	lockStale = 2 * time.Minute
 )
 
 type lock struct {
-	file   *os.File
-	root   *os.Root
+	file *os.File
+	root *os.Root
+
 	holder *os.File // nil where it could not be written
 	name   string   // of holder
-	once   sync.Once
-	err    error
+	text   []byte   // in holder
+
+	stop chan struct{} // closed by Unlock
+	done chan struct{} // closed when nothing freshens holder any more
+	lost chan struct{}
+	once sync.Once
+	err  error
+}
+
+// noLocksError says that a file system has no locks.
+type noLocksError struct {
+	dir string
+	err error
+}
+
+func (e *noLocksError) Error() string {
+	return fmt.Sprintf("lock repository %s: its file system cannot lock files: %v", e.dir, e.err)
+}
+
+func (e *noLocksError) Unwrap() error { return e.err }
+
+// Hint says what to do.
+func (*noLocksError) Hint() string {
+	return "mount it so that locks work (NFS: version 4, or without nolock), or keep the repository elsewhere"
 }
 
 // Lock takes an advisory lock of the file system.
@@ -59,23 +99,38 @@ func (s *Store) lock(root *os.Root, name string, shared bool, holder []byte) (*l
 	if err != nil {
 		return nil, fmt.Errorf("lock repository %s: %w", s.dir, err)
 	}
-	how := syscall.LOCK_EX
+	mode, mark := filelock.Exclusive, markExclusive
 	if shared {
-		how = syscall.LOCK_SH
+		mode, mark = filelock.Shared, markShared
 	}
-	if err := flock(f, how); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = &storage.LockedError{Holders: holders(root, name)}
-		} else {
+	if err := filelock.Try(f, mode); err != nil {
+		switch {
+		case errors.Is(err, filelock.ErrLocked):
+			err = &storage.LockedError{Holders: s.holders(root, name)}
+		case filelock.IsUnsupported(err):
+			err = &noLocksError{s.dir, err}
+		default:
 			err = fmt.Errorf("lock repository %s: %w", s.dir, err)
 		}
 		return nil, errors.Join(err, f.Close())
 	}
-	readHolders(root, name+"-") // which removes what dead ones said
-	l := &lock{file: f, root: root}
-	// The lock holds without its description, which must not keep a cleanup
-	// from a full disk.
-	_ = l.describe(name, holder)
+	l := &lock{file: f, root: root, text: holder, stop: make(chan struct{}), done: make(chan struct{}), lost: make(chan struct{})}
+	now := time.Now()
+	if l.describe(name+"-"+mark+"-"+s.where(root)+"-", holder) == nil {
+		if info, err := l.holder.Stat(); err == nil {
+			now = info.ModTime() // by the clock of the file server
+		}
+		go l.keep(s.beat)
+	} else {
+		// The lock holds without its description, which must not keep a cleanup
+		// from a full disk.
+		close(l.done)
+	}
+	// Whoever is found here holds a lock that this file system does not show, or
+	// that of a lock file which somebody removed.
+	if unseen := s.sweep(root, name, l.name, mark, now).conflicts; len(unseen) > 0 {
+		return nil, errors.Join(&storage.LockedError{Holders: unseen}, l.release())
+	}
 	return l, nil
 }
 
@@ -98,19 +153,49 @@ func (s *Store) openLock(root *os.Root, name string, shared bool) (*os.File, err
 	return nil, err
 }
 
+// where stands for the running kernel and the file system of the locks. Empty:
+// it is not known.
+func (s *Store) where(root *os.Root) string {
+	if s.place != "" {
+		return s.place
+	}
+	kernel, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		host, err := os.Hostname()
+		if err != nil {
+			return ""
+		}
+		kernel = []byte(host)
+	}
+	info, err := root.Stat(lockDir)
+	if err != nil {
+		return ""
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", kernel, stat.Dev))
+	return hex.EncodeToString(sum[:8])
+}
+
 // describe writes the file of the holder. It is locked before it gets its
-// name, so that nobody takes it for that of a dead one.
-func (l *lock) describe(name string, holder []byte) error {
-	random := rand.Text()
-	temp := path.Join(lockDir, tempPrefix+name+"-"+random)
+// name, so that nobody takes it for that of a dead one, and synced, so that
+// other machines see what is in it while it is open.
+func (l *lock) describe(prefix string, holder []byte) error {
+	name := prefix + rand.Text()
+	temp := path.Join(lockDir, tempPrefix+name)
 	f, err := l.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}
-	file := path.Join(lockDir, name+"-"+random+holderSuffix)
-	err = flock(f, syscall.LOCK_EX)
+	file := path.Join(lockDir, name+holderSuffix)
+	err = filelock.Try(f, filelock.Exclusive)
 	if err == nil {
 		_, err = f.Write(holder)
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if err == nil {
 		err = l.root.Rename(temp, file)
@@ -122,84 +207,107 @@ func (l *lock) describe(name string, holder []byte) error {
 	return nil
 }
 
-// holders returns what those who hold a lock say of themselves, and removes
-// what dead ones said. One that has just taken the lock is waited for a moment.
-func holders(root *os.Root, name string) [][]byte {
+// keep freshens the file of the holder until the lock is given up. That the
+// file is gone means that another machine took this process for dead.
+func (l *lock) keep(every time.Duration) {
+	defer close(l.done)
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-ticker.C:
+		}
+		_, err := l.holder.WriteAt(l.text, 0)
+		err = errors.Join(err, l.holder.Sync())
+		_, errName := l.root.Lstat(l.name)
+		if errors.Is(errName, fs.ErrNotExist) || errors.Is(err, syscall.ESTALE) || errors.Is(err, syscall.EIO) {
+			close(l.lost)
+			return
+		}
+	}
+}
+
+// holders returns what those who hold a lock say of themselves. One that has
+// just taken the lock is waited for a moment.
+func (s *Store) holders(root *os.Root, name string) [][]byte {
 	for range 5 {
-		if found := readHolders(root, name+"-"); len(found) > 0 {
-			return found
+		if found := s.sweep(root, name, "", markExclusive, time.Now()); len(found.alive) > 0 {
+			return found.alive
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return nil
 }
 
-// readHolders reads the files of holders whose names have a prefix.
-func readHolders(root *os.Root, prefix string) [][]byte {
+// found is what a sweep found.
+type found struct {
+	alive     [][]byte // what holders say of themselves that may live
+	conflicts [][]byte // of those, what holders say whose lock excludes that of the caller
+}
+
+// sweep reads the files of the holders of a lock, but for own, and removes those
+// of the dead. mode and now are the caller's.
+func (s *Store) sweep(root *os.Root, name, own, mode string, now time.Time) (f found) {
 	entries, err := readDir(root, lockDir)
 	if err != nil {
-		return nil // they are for a message only
+		return f // who cannot read there has no description of his own either
 	}
-	var found [][]byte
+	here := s.where(root)
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) || !strings.HasSuffix(e.Name(), holderSuffix) {
+		file := path.Join(lockDir, e.Name())
+		rest, ok := strings.CutPrefix(e.Name(), name+"-")
+		if !ok || !strings.HasSuffix(rest, holderSuffix) || file == own {
 			continue
 		}
-		file := path.Join(lockDir, e.Name())
-		f, err := root.Open(file)
+		theirs, rest, _ := strings.Cut(rest, "-")
+		place, _, _ := strings.Cut(rest, "-")
+		h, err := root.Open(file)
 		if err != nil {
 			continue
 		}
-		if flock(f, syscall.LOCK_SH) == nil {
+		unseen := filelock.Try(h, filelock.Shared) == nil
+		text, errRead := io.ReadAll(io.LimitReader(h, maxHolderBytes))
+		info, errStat := h.Stat()
+		_ = h.Close()
+		fresh := errStat == nil && now.Sub(info.ModTime()) < s.stale
+		switch {
+		case unseen && (place != "" && place == here || !fresh):
 			_ = root.Remove(file)
-		} else if b, err := io.ReadAll(io.LimitReader(f, maxHolderBytes)); err == nil {
-			found = append(found, b)
+		case errRead == nil:
+			f.alive = append(f.alive, text)
+			if mode == markExclusive || theirs == markExclusive {
+				f.conflicts = append(f.conflicts, text)
+			}
 		}
-		_ = f.Close()
 	}
-	return found
+	return f
 }
 
-// Lost is nil: the kernel takes no lock away.
-func (l *lock) Lost() <-chan struct{} { return nil }
+// Lost is closed when another machine took the lock for that of a dead process,
+// or the file server did.
+func (l *lock) Lost() <-chan struct{} { return l.lost }
 
 func (l *lock) Unlock() error {
 	l.once.Do(func() {
-		var errs []error
-		if l.holder != nil {
-			if err := l.root.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-			errs = append(errs, l.holder.Close())
-		}
-		// Closing the only descriptor gives the lock back.
-		errs = append(errs, l.file.Close(), l.root.Close())
-		if err := errors.Join(errs...); err != nil {
+		if err := errors.Join(l.release(), l.root.Close()); err != nil {
 			l.err = fmt.Errorf("unlock repository: %w", err)
 		}
 	})
 	return l.err
 }
 
-// flock takes a lock without waiting.
-func flock(f *os.File, how int) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errLock error
-	err = conn.Control(func(fd uintptr) {
-		for {
-			if errLock = syscall.Flock(int(fd), how|syscall.LOCK_NB); !errors.Is(errLock, syscall.EINTR) {
-				return
-			}
+// release gives the lock back, its description first.
+func (l *lock) release() error {
+	close(l.stop)
+	<-l.done
+	var errs []error
+	if l.holder != nil {
+		if err := l.root.Remove(l.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
-	})
-	if err != nil {
-		return err
+		errs = append(errs, l.holder.Close())
 	}
-	if errLock != nil && !errors.Is(errLock, syscall.EWOULDBLOCK) {
-		return &fs.PathError{Op: "flock", Path: f.Name(), Err: errLock}
-	}
-	return errLock
+	return errors.Join(append(errs, filelock.Release(l.file))...)
 }

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tenantkeep/tenantkeep/internal/audit"
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
+)
+
+// onlyReads reports whether a command changes nothing in a database or a
+// repository, the way it is called. What is not known here changes something.
+func onlyReads(cmd *cobra.Command) bool {
+	if slices.Contains([]string{"list", "verify", "export", "doctor", "demo", "version"}, cmd.Name()) {
+		return true
+	}
+	for _, name := range []string{"dry-run", "list", "list-available"} {
+		if on, err := cmd.Flags().GetBool(name); err == nil && on {
+			return true
+		}
+	}
+	return false
+}
+
+// deletes reports whether a command removes for good what nothing brings back.
+func deletes(cmd *cobra.Command) bool { return cmd.Name() == "cleanup" }
+
+// beginAudit notes in the audit trail that a command begins which changes
+// something.
+//
+// A trail that cannot be written keeps nobody from a backup, or from a restore
+// on the day on which everything is broken: they lose nothing, and are told of
+// loudly. It does keep a cleanup, which is never urgent, from deleting what
+// nobody could trace, unless it is a full disk that the cleanup may free.
+func (a *app) beginAudit(cmd *cobra.Command, cfg *config.Config) error {
+	if onlyReads(cmd) || a.audit != nil {
+		return nil
+	}
+	trail := audit.Open(cfg.LogDir, a.now)
+	run, err := trail.Begin(cmd.Context(), describe(cmd, cfg))
+	a.audit = run
+	if err == nil {
+		return nil
+	}
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if deletes(cmd) && !full {
+		a.audit = nil
+		return &hintedError{
+			err:  fmt.Errorf("nothing is deleted without an audit trail: %w", err),
+			hint: "--log-dir (BACKUP_LOG_DIR) says where it is written",
+		}
+	}
+	a.ui().Warnf("this run is not in the audit trail: %v", err)
+	return nil
+}
+
+// endAudit notes how the command ended.
+func (a *app) endAudit(ctx context.Context, err error) {
+	if a.audit == nil {
+		return
+	}
+	code := exitCode(ctx, err)
+	result := map[int]audit.Result{exitDone: audit.OK, exitPartial: audit.Partial, exitInterrupted: audit.Interrupted}[code]
+	if result == "" {
+		result = audit.Failed
+	}
+	if errEnd := a.audit.End(ctx, result, code, err); errEnd != nil {
+		a.ui().Warnf("the audit trail lacks the end of this run: %v", errEnd)
+	}
+	a.audit = nil
+}
+
+// noteAudit adds what is only known while a command works to what the audit
+// trail says of its end.
+func (a *app) noteAudit(note func(*audit.Record)) {
+	if a.audit != nil {
+		note(&a.audit.Record)
+	}
+}
+
+// describe says what a command is about to do, and on what.
+func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
+	r := audit.Record{Command: cmd.Name(), Repository: cfg.Repository, Schemas: cmd.Flags().Args()}
+	if abs, err := filepath.Abs(cfg.Repository); err == nil {
+		r.Repository = abs
+	}
+	told := map[string]bool{}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		key, setting := config.SettingOf(f)
+		switch {
+		case setting && cfg.Given(key) && !told[key]:
+			r.Arguments = append(r.Arguments, "--"+key+"="+cfg.Value(key))
+			told[key] = true
+		case setting || !f.Changed:
+		default:
+			r.Arguments = append(r.Arguments, "--"+f.Name+"="+f.Value.String())
+		}
+		if f.Name == "database-url" {
+			if target, err := server(cfg); err == nil {
+				r.Database = target.String()
+			}
+		}
+	})
+	r.Arguments = append(r.Arguments, cmd.Flags().Args()...)
+	if names, err := cmd.Flags().GetStringArray("schema"); err == nil {
+		r.Schemas = append(r.Schemas, names...)
+	} else if cmd.Flags().Lookup("schema") != nil {
+		r.Schemas = append(r.Schemas, cfg.Schemas...)
+	}
+	if id, err := cmd.Flags().GetString("manifest"); err == nil {
+		r.Backup = id
+	}
+	return r
+}
+
+// auditError says that the audit trail is not as it was written.
+type auditError struct{ report *audit.Report }
+
+func (e *auditError) Error() string {
+	return fmt.Sprintf("audit trail %s: %v", e.report.File, e.report.Problem)
+}
+
+// Unwrap returns the line that does not fit.
+func (e *auditError) Unwrap() error { return e.report.Problem }
+
+// Hint says what to do.
+func (*auditError) Hint() string {
+	return "keep the file as it is and find out who can write to it; once it is moved away, the next command begins a new trail"
+}
+
+// checkAudit checks the chain of the audit trail; nil: there is no trail.
+func (a *app) checkAudit(cfg *config.Config) (*audit.Report, error) {
+	report, err := audit.Check(audit.Open(cfg.LogDir, a.now).Path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return report, err
+}
+
+// tellAudit says what a check of the audit trail found, but for a chain that is
+// broken, which is an error.
+func (a *app) tellAudit(r *audit.Report) {
+	if r == nil || r.Problem != nil {
+		return
+	}
+	text := fmt.Sprintf("Audit trail: %s, an unbroken chain.", ui.Plural(int64(r.Records), "record"))
+	if r.Torn > 0 {
+		text += fmt.Sprintf(" %s could not be written whole.", ui.Plural(int64(r.Torn), "line"))
+	}
+	a.ui().Printf("%s", text)
+	if n := len(r.Unended); n > 0 {
+		last := r.Unended[n-1]
+		a.ui().Printf("It lacks the end of %s, killed or still at work; the last is %s of %s (process %d on %s).", ui.Plural(int64(n), "command"),
+			ui.Safe(last.Command), last.Time.UTC().Format("2006-01-02 15:04:05 UTC"), last.PID, ui.Safe(last.Host))
+	}
+}

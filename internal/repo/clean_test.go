@@ -1,0 +1,358 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
+	"github.com/tenantkeep/tenantkeep/internal/storage/storagetest"
+)
+
+// borrow makes a backup whose schema acme is the file of an earlier one.
+func borrow(t *testing.T, r *Repo, from string) string {
+	t.Helper()
+	earlier, err := r.Load(t.Context(), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := r.NewBackup(t.Context(), manifest.Incremental)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort(t.Context())
+	m := new(manifest.Manifest)
+	for _, e := range earlier.Manifest.Schemas {
+		if e.Schema != "acme" {
+			s, err := store(t.Context(), w, e.Schema, contents()[e.Schema])
+			if err != nil {
+				t.Fatal(err)
+			}
+			e = entry(e.Schema, e.Tenant, s)
+		}
+		m.Schemas = append(m.Schemas, e)
+	}
+	m.Schemas[0].References = []string{earlier.Manifest.Schemas[0].Filepath}
+	if err := w.Finish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	return w.ID()
+}
+
+func clean(ctx context.Context, r *Repo, ids ...string) (removed []storage.Info, err error) {
+	err = r.Clean(ctx, func(ctx context.Context, c *Cleaning) error {
+		removed, err = c.Remove(ctx, ids)
+		return err
+	})
+	return removed, err
+}
+
+func keys(t *testing.T, s storage.Storage, prefix string) []string {
+	t.Helper()
+	var list []string
+	err := s.List(t.Context(), prefix, func(i storage.Info) error {
+		list = append(list, i.Key)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// undigested is the digest of a manifest: without it, the manifest may be changed.
+var undigested = regexp.MustCompile(`,\n  "digest": "[^"]*"`)
+
+// What a backup that stays refers to stays, though the manifest goes.
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, t.TempDir())
+	r := Open(s, options())
+	a := mustBack(t, r)
+	b := borrow(t, r, a)
+	c := mustBack(t, r)
+	removed, err := clean(t.Context(), r, a, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{b}, wantWhole(t, r)); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+	var size int64
+	var names []string
+	for _, i := range removed {
+		size += i.Size
+		names = append(names, i.Key)
+	}
+	want := []string{manifestKey(c), manifestKey(a), "data/%41cme_full_" + a + ".sql"}
+	if diff := cmp.Diff(want, names[:3]); diff != "" || len(names) != 6 || size < 25_000 {
+		t.Errorf("removed %v, %d bytes", names, size)
+	}
+	left := keys(t, s, dataPrefix)
+	for _, key := range []string{"data/acme_full_" + a + ".sql", "data/public_full_" + a + ".sql"} {
+		if !slices.Contains(left, key) {
+			t.Errorf("%s is gone, which %s needs", key, b)
+		}
+	}
+	if removed, err := clean(t.Context(), r, b); err != nil || len(removed) != 5 || len(keys(t, s, "")) > 0 {
+		t.Errorf("the last one: removed %v, error %v, left %v", removed, err, keys(t, s, ""))
+	}
+}
+
+// Each single operation of a cleanup goes wrong in each way; what is listed then
+// is whole, and the next cleanup ends it.
+func TestRemoveFaults(t *testing.T) {
+	t.Parallel()
+	prepare := func(t *testing.T) (disk storage.Storage, ids [4]string) {
+		disk = newStore(t, t.TempDir())
+		r := Open(disk, options())
+		ids[0] = mustBack(t, r)
+		ids[1] = borrow(t, r, ids[0])
+		ids[2] = borrow(t, r, ids[1])
+		ids[3] = mustBack(t, r)
+		return disk, ids
+	}
+	disk, ids := prepare(t)
+	counter := &storagetest.Faulty{Storage: disk}
+	if _, err := clean(t.Context(), Open(counter, options()), ids[:2]...); err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, f *storagetest.Faulty) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk, ids := prepare(t)
+			f.Storage = disk
+			_, err := clean(t.Context(), Open(f, options()), ids[:2]...)
+			if err == nil {
+				t.Error("no error")
+			}
+			sound := Open(disk, options())
+			left := wantWhole(t, sound)
+			if !slices.Contains(left, ids[2]) || !slices.Contains(left, ids[3]) {
+				t.Errorf("left: %v", left)
+			}
+			if _, err := clean(t.Context(), sound, ids[:2]...); err != nil {
+				t.Fatal(err)
+			}
+			err = sound.Clean(t.Context(), func(ctx context.Context, c *Cleaning) error {
+				orphans, err := sound.OldOrphans(ctx, c.Backups(), -time.Hour*1e5)
+				if err != nil {
+					return err
+				}
+				var names []string
+				for _, o := range orphans {
+					names = append(names, o.Key)
+				}
+				_, err = c.RemoveOrphans(ctx, names, -time.Hour*1e5)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{ids[3], ids[2]}, wantWhole(t, sound)); diff != "" {
+				t.Errorf("after the next cleanup:\n%s", diff)
+			}
+			if n := len(keys(t, disk, dataPrefix)); n != 7 { // three each, of which one is borrowed, and two that are referred to
+				t.Errorf("%d data files are left: %v", n, keys(t, disk, dataPrefix))
+			}
+		})
+	}
+	for n := 1; n <= counter.All(); n++ {
+		run(fmt.Sprintf("killed before operation %d", n), &storagetest.Faulty{Before: storagetest.DieAt(n)})
+		run(fmt.Sprintf("killed after operation %d", n), &storagetest.Faulty{After: storagetest.DieAt(n)})
+	}
+	for _, op := range []storagetest.Op{storagetest.Sync, storagetest.Delete, storagetest.List} {
+		for n := 1; n <= counter.Count(op); n++ {
+			run(fmt.Sprintf("%s %d fails", op, n), &storagetest.Faulty{Before: storagetest.FailAt(op, n)})
+		}
+	}
+}
+
+func TestRemoveRefuses(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	r := Open(s, options())
+	a, b := mustBack(t, r), mustBack(t, r)
+	broken := filepath.Join(dir, filepath.FromSlash(manifestKey("20200101_000000")))
+	if err := os.WriteFile(broken, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := clean(t.Context(), r, a); !errors.Is(err, errUnreadable) || len(removed) > 0 {
+		t.Errorf("with an unreadable manifest: removed %v, error %v", removed, err)
+	}
+	if _, err := r.OldOrphans(t.Context(), []Backup{{Key: "x", Err: errors.New("x")}}, 0); !errors.Is(err, errUnreadable) {
+		t.Errorf("orphans with an unreadable manifest: %v", err)
+	}
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
+
+	// Somebody whose locks do not work writes a manifest that names a file of
+	// the one that goes.
+	manifestOfA := storagetest.Get(t, s, manifestKey(a))
+	f := &storagetest.Faulty{Storage: s}
+	f.After = storagetest.CallAt(storagetest.Delete, 1, func() {
+		copied := strings.ReplaceAll(string(undigested.ReplaceAll(manifestOfA, nil)), `"id": "`+a, `"id": "20301231_000000`)
+		if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(manifestKey("20301231_000000"))), []byte(copied), 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := clean(t.Context(), Open(f, options()), a); err == nil || !strings.Contains(err.Error(), "its locks do not work") {
+		t.Errorf("error %v", err)
+	}
+	if got := len(wantWhole(t, r)); got != 2 {
+		t.Errorf("%d backups are left", got)
+	}
+
+	// A backup at work keeps cleanup out, and the other way round.
+	w, err := r.NewBackup(t.Context(), manifest.Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = clean(t.Context(), r, b)
+	if locked, ok := errors.AsType[*LockedError](err); !ok || locked.Holders[0].Purpose != "full backup" {
+		t.Errorf("error %v", err)
+	}
+	if err := w.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = r.Clean(t.Context(), func(ctx context.Context, _ *Cleaning) error {
+		_, err := r.NewBackup(ctx, manifest.Full)
+		return err
+	})
+	if locked, ok := errors.AsType[*LockedError](err); !ok || locked.Holders[0].Purpose != "cleanup" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOldOrphans(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	r := Open(s, options())
+	mustBack(t, r)
+	for name, age := range map[string]time.Duration{
+		"data/old_full_20261120_000000.sql": 25 * time.Hour, "data/new_full_20261122_120000.sql": 23 * time.Hour, "data/of-a-run_full_20261121_000000.sql": 48 * time.Hour,
+	} {
+		storagetest.Put(t, s, name, []byte("x"))
+		at := start.Add(-age)
+		if err := os.Chtimes(filepath.Join(dir, filepath.FromSlash(name)), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storagetest.Put(t, s, runKey("20261121_000000"), []byte("{}"))
+	storagetest.Put(t, s, runKey("20261123_000002"), []byte("{}"))
+	err := r.Clean(t.Context(), func(ctx context.Context, c *Cleaning) error {
+		orphans, err := r.OldOrphans(ctx, c.Backups(), 24*time.Hour)
+		if err != nil {
+			return err
+		}
+		if len(orphans) != 1 || orphans[0].Key != "data/old_full_20261120_000000.sql" {
+			t.Errorf("orphans %v", orphans)
+		}
+		removed, err := c.RemoveOrphans(ctx, []string{"data/old_full_20261120_000000.sql", "data/new_full_20261122_120000.sql"}, 24*time.Hour)
+		if len(removed) != 1 {
+			t.Errorf("removed %v", removed)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := keys(t, s, dataPrefix); len(got) != 5 {
+		t.Errorf("left %v", got)
+	}
+	backups, err := r.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Interrupted(t.Context(), backups); err != nil || len(got) != 1 || got[0] != "20261123_000002" {
+		t.Errorf("interrupted %v, %v", got, err)
+	}
+}
+
+func TestPins(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	r := Open(s, options())
+	id := mustBack(t, r)
+	if err := r.Pin(t.Context(), Pin{Backup: "20200101_000000"}); !errors.Is(err, ErrNoBackup) {
+		t.Errorf("error %v", err)
+	}
+	want := Pin{Backup: id, Reason: "the auditor asked for \"it\"", By: "ops@db1", At: start}
+	if err := r.Pin(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Pin(t.Context(), Pin{Backup: id, Reason: "other"}); !errors.Is(err, ErrPinned) {
+		t.Errorf("error %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(pinKey("x"))), []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pins, err := r.Pins(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, pins[id]); diff != "" || len(pins) != 2 || !strings.Contains(pins["x"].Reason, "cannot be read") {
+		t.Errorf("pins %+v\n%s", pins, diff)
+	}
+	err = r.Clean(t.Context(), func(ctx context.Context, _ *Cleaning) error {
+		if err := r.Pin(ctx, Pin{Backup: id}); err == nil {
+			t.Error("pinned during a cleanup")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := r.Unpin(t.Context(), id); err != nil || p.Reason != want.Reason {
+		t.Errorf("unpin %+v, %v", p, err)
+	}
+	if _, err := r.Unpin(t.Context(), id); !errors.Is(err, ErrNotPinned) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Files of the original system go as well: what a manifest calls by the absolute
+// path of another machine, and media archives that several manifests name.
+func TestRemoveOriginal(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, t.TempDir())
+	r := Open(s, options())
+	for n, media := range []string{"/app/backups/media/a.tar.gz", "/app/backups/media/a.tar.gz", "/app/backups/media/folder"} {
+		storagetest.Put(t, s, manifestKey(fmt.Sprintf("2024121%d_143022", n)), fmt.Appendf(nil, `{"timestamp": "2024-12-1%dT14:30:22.123456", "backup_type": "full", "schemas": [
+			{"schema": "public", "tenant": "core", "filepath": "/app/backups/data/x%d.sql", "size": 1, "hash": "%064d", "media_backup": %q, "type": "full"}]}`, n, n, n, media))
+		storagetest.Put(t, s, fmt.Sprintf("data/x%d.sql", n), []byte("x"))
+	}
+	for _, key := range []string{"media/a.tar.gz", "media/folder/logo.png", "media/folder/deep/er.png", "media/other.tar.gz"} {
+		storagetest.Put(t, s, key, []byte("x"))
+	}
+	steps := []struct {
+		id   string
+		left []string
+	}{
+		{"20241210_143022", []string{"data/x1.sql", "data/x2.sql", "media/a.tar.gz", "media/folder/deep/er.png", "media/folder/logo.png", "media/other.tar.gz"}},
+		{"20241211_143022", []string{"data/x2.sql", "media/folder/deep/er.png", "media/folder/logo.png", "media/other.tar.gz"}},
+		{"20241212_143022", []string{"media/other.tar.gz"}},
+	}
+	for _, step := range steps {
+		if _, err := clean(t.Context(), r, step.id); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.left, append(keys(t, s, dataPrefix), keys(t, s, mediaPrefix)...)); diff != "" {
+			t.Errorf("after %s (-want +left):\n%s", step.id, diff)
+		}
+	}
+}
