@@ -59,8 +59,13 @@ func restorePoints(ctx context.Context, places []place, names []string, now time
 		if err != nil {
 			return nil, nil, err
 		}
+		inForce, err := p.inForce(ctx, nil)
+		if err != nil {
+			return nil, nil, err
+		}
 		for _, b := range backups {
 			switch {
+			case b.Err == nil && !inForce(b):
 			case b.Err != nil:
 				b.ID = p.name(b.ID)
 				broken = append(broken, b)

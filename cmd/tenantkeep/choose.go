@@ -13,6 +13,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -36,6 +37,21 @@ func (p place) name(id string) string {
 		return rollbackName + "/" + id
 	}
 	return id
+}
+
+// inForce returns a function that tells whether a backup is something to go back
+// to: a rollback point of a restore that did not replace anything is not.
+// replaced are the schemas that are kept in the database, where that is known;
+// they tell of a restore that was killed when it had just gone live.
+func (p place) inForce(ctx context.Context, replaced []restore.Replaced) (func(repo.Backup) bool, error) {
+	confirmed, err := p.Repo.Confirmed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range replaced {
+		confirmed[r.Point] = true
+	}
+	return func(b repo.Backup) bool { return !b.Manifest.RollbackPoint || confirmed[b.ID] }, nil
 }
 
 // openPlaces returns the repository that the settings name, and its rollback

@@ -65,7 +65,8 @@ func newCleanupCommand(a *app) *cobra.Command {
 		Long: `Remove what is no longer needed, and say for each backup why it stays or goes.
 
 In the repository: backups that the retention policy does not keep, rollback
-points whose time has passed, files that belong to no backup, rotated log files.
+points whose time has passed or whose restore replaced nothing, files that belong
+to no backup, rotated log files.
 A backup stays that is the newest of a day, week or month that counts for any of
 its schemas, that a kept one needs, that is pinned, that is the last full one of
 a schema, or that is younger than an hour. While the newest backup is partial or
@@ -114,7 +115,8 @@ type cleanup struct {
 	policy retention.Options
 
 	places []place    // nil: the repository is left alone
-	target *pg.Server // nil: the database is
+	saved  place      // the rollback points
+	target *pg.Server // nil: the database is left alone
 	// unreached is why the database, though configured, could not be looked into.
 	unreached error
 
@@ -126,6 +128,7 @@ type cleanup struct {
 	orphans [2][]storage.Info // of each place
 	logs    []logFile
 	schemas []restore.Dropped
+	kept    []restore.Replaced // in the database
 
 	removed map[string]bool // names of items
 	files   int64           // removed from the repository, with log files
@@ -172,11 +175,13 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 
 // open finds out which parts there are.
 func (c *cleanup) open(ctx context.Context) error {
-	var err error
+	places, err := c.openPlaces(c.cfg)
+	if err != nil {
+		return err
+	}
+	c.saved = places[1]
 	if c.opts.Only != onlyDatabase {
-		if c.places, err = c.openPlaces(c.cfg); err != nil {
-			return err
-		}
+		c.places = places
 	}
 	if c.opts.Only == onlyRepository {
 		return nil

@@ -24,14 +24,15 @@ import (
 
 // nights is a repository to which a backup is added each night.
 type nights struct {
-	t   *testing.T
-	dir string
-	now time.Time
+	t    *testing.T
+	dir  string
+	logs string // for audit trails
+	now  time.Time
 }
 
 func newNights(t *testing.T, dir string) *nights {
 	t.Helper()
-	return &nights{t: t, dir: dir, now: time.Date(2026, 10, 1, 2, 0, 0, 0, time.UTC)}
+	return &nights{t: t, dir: dir, logs: t.TempDir(), now: time.Date(2026, 10, 1, 2, 0, 0, 0, time.UTC)}
 }
 
 func (n *nights) repo() *repo.Repo {
@@ -99,7 +100,12 @@ func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: func() time.Time { return n.now },
-		lookupEnv: func(string) (string, bool) { return "", false },
+		lookupEnv: func(name string) (string, bool) {
+			if name == "BACKUP_LOG_DIR" {
+				return n.logs, true
+			}
+			return "", false
+		},
 	}
 	root := newRootCommand(a)
 	root.SetArgs(append(args, "--repository="+n.dir))

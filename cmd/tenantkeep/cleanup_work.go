@@ -39,7 +39,10 @@ func (c *cleanup) look(ctx context.Context) error {
 	if c.plan, err = decide(ctx, c.places[0].Repo, c.backups, c.policy); err != nil {
 		return err
 	}
-	if c.points, err = c.places[1].Repo.List(ctx); err != nil {
+	if c.points, err = c.saved.Repo.List(ctx); err != nil {
+		return err
+	}
+	if c.rule.Dead, err = c.deadPoints(ctx, c.points); err != nil {
 		return err
 	}
 	if c.fates, err = c.decidePoints(ctx, c.points, c.backups); err != nil {
@@ -57,13 +60,12 @@ func (c *cleanup) look(ctx context.Context) error {
 	return err
 }
 
-func (c *cleanup) lookIntoDatabase(ctx context.Context) error {
-	c.rule.Standing = map[string]string{}
-	replaced, err := restore.ListReplaced(ctx, c.target)
-	if err != nil {
+func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
+	if c.kept, err = restore.ListReplaced(ctx, c.target); err != nil {
 		return err
 	}
-	for _, r := range replaced {
+	c.rule.Standing = map[string]string{}
+	for _, r := range c.kept {
 		c.rule.Standing[r.Point] = r.Name
 	}
 	if c.rule.SameDatabase, err = ofDatabase(ctx, c.target); err != nil {
@@ -77,12 +79,31 @@ func (c *cleanup) lookIntoDatabase(ctx context.Context) error {
 func (c *cleanup) before() time.Time { return c.now.Add(-time.Duration(c.opts.KeepReplaced)) }
 
 func (c *cleanup) decidePoints(ctx context.Context, points, backups []repo.Backup) ([]retention.Decision, error) {
-	pins, err := c.places[1].Repo.Pins(ctx)
+	pins, err := c.saved.Repo.Pins(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.rule.Now, c.rule.Keep = c.now, time.Duration(c.opts.KeepRollback)
 	return retention.Points(retained(points, pins), retained(backups, nil), c.rule), nil
+}
+
+// deadPoints finds the rollback points of restores that did not replace anything.
+// For as long as a restore is at work, its own looks like one of them.
+func (c *cleanup) deadPoints(ctx context.Context, points []repo.Backup) (map[string]bool, error) {
+	dead := map[string]bool{}
+	if c.rule.SameDatabase == nil { // nobody knows what was replaced
+		return dead, nil
+	}
+	inForce, err := c.saved.inForce(ctx, c.kept)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range points {
+		if b.Err == nil && c.rule.SameDatabase(b.Manifest) && !inForce(b) {
+			dead[b.ID] = true
+		}
+	}
+	return dead, nil
 }
 
 // work removes what was shown, and nothing else: what is there is looked at again
@@ -91,10 +112,14 @@ func (c *cleanup) decidePoints(ctx context.Context, points, backups []repo.Backu
 func (c *cleanup) work(ctx context.Context) error {
 	var errs []error
 	if c.places != nil {
-		errs = append(errs, c.cleanBackups(ctx), c.cleanPoints(ctx), c.removeLogs())
+		errs = append(errs, c.cleanBackups(ctx))
 	}
-	if len(c.schemas) > 0 {
-		errs = append(errs, c.dropSchemas(ctx))
+	c.rule.Dead = nil // until it is certain that no restore is at work
+	if len(c.schemas) > 0 || slices.ContainsFunc(c.fates, func(d retention.Decision) bool { return !d.Keep && d.Has(retention.Dead) }) {
+		errs = append(errs, c.cleanDatabase(ctx))
+	}
+	if c.places != nil {
+		errs = append(errs, c.cleanPoints(ctx), c.removeLogs())
 	}
 	return errors.Join(errs...)
 }
@@ -116,7 +141,7 @@ func (c *cleanup) cleanBackups(ctx context.Context) error {
 }
 
 func (c *cleanup) cleanPoints(ctx context.Context) error {
-	r, shown := c.places[1].Repo, goingIDs(c.fates)
+	r, shown := c.saved.Repo, goingIDs(c.fates)
 	if len(shown) == 0 && len(c.orphans[1]) == 0 {
 		return nil
 	}
@@ -196,22 +221,18 @@ func (c *cleanup) stillGoing(shown []string, decisions []retention.Decision, kin
 	})
 }
 
-// dropSchemas drops the schemas that were shown.
-func (c *cleanup) dropSchemas(ctx context.Context) error {
+// cleanDatabase drops the schemas that were shown, and finds out which rollback
+// points are dead.
+func (c *cleanup) cleanDatabase(ctx context.Context) error {
 	shown := c.schemas
 	list, err := restore.DropOwn(ctx, restore.DropOptions{
-		Server: c.target, Before: c.before(),
-		Confirm: func(list []restore.Dropped) error {
-			for _, d := range list {
-				if !slices.ContainsFunc(shown, func(s restore.Dropped) bool { return s.Name == d.Name }) {
-					return fmt.Errorf("schema %s has come since: run cleanup again", ui.Safe(d.Name))
-				}
-			}
-			return nil
+		Server: c.target, Before: c.before(), Kept: c.settlePoints,
+		Only: func(d restore.Dropped) bool {
+			return slices.ContainsFunc(shown, func(s restore.Dropped) bool { return s.Name == d.Name })
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("drop schemas: %w", err)
+		return fmt.Errorf("clean up database: %w", err)
 	}
 	c.schemas = list
 	for _, d := range list {
@@ -220,6 +241,33 @@ func (c *cleanup) dropSchemas(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settlePoints decides which rollback points are dead, while no restore is at
+// work. Of the others it notes down what so far only a replaced schema tells,
+// which may be about to go.
+func (c *cleanup) settlePoints(ctx context.Context, kept []restore.Replaced) error {
+	points, err := c.saved.Repo.List(ctx)
+	if err != nil {
+		return err
+	}
+	confirmed, err := c.saved.Repo.Confirmed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range kept {
+		there := slices.ContainsFunc(points, func(b repo.Backup) bool { return b.ID == r.Point })
+		if !there || confirmed[r.Point] {
+			continue
+		}
+		if err := c.saved.Repo.Confirm(ctx, r.Point); err != nil {
+			return err
+		}
+		confirmed[r.Point] = true
+	}
+	c.kept = kept
+	c.rule.Dead, err = c.deadPoints(ctx, points)
+	return err
 }
 
 // logFile is a log file that was rotated.

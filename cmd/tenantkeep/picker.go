@@ -117,11 +117,12 @@ type picker struct {
 // terminal the error is wrong usage and names the flags; where the user leaves
 // it matches ui.ErrLeft. A database that cannot be reached is told and left out.
 // cmd is the command that runs, whose flags the equivalent command line repeats.
-func (a *app) pick(ctx context.Context, cmd *cobra.Command, places []place, live liveFacts) (choice, error) {
+// names are the only schemas or tenants to choose from; none: all.
+func (a *app) pick(ctx context.Context, cmd *cobra.Command, places []place, live liveFacts, names []string) (choice, error) {
 	if !a.ui().CanAsk() {
 		return choice{}, errNoSource()
 	}
-	points, broken, err := restorePoints(ctx, places, nil, a.now())
+	points, broken, err := restorePoints(ctx, places, names, a.now())
 	if err != nil {
 		return choice{}, err
 	}
@@ -135,7 +136,14 @@ func (a *app) pick(ctx context.Context, cmd *cobra.Command, places []place, live
 	if err := p.lookAtDatabase(ctx); err != nil {
 		return choice{}, err
 	}
-	return p.run(ctx)
+	if len(names) == 0 || len(p.tenants) > 1 {
+		return p.run(ctx, 0)
+	}
+	p.choice.Schema = p.tenants[0]
+	if err := p.lookAtTenant(ctx); err != nil {
+		return choice{}, err
+	}
+	return p.run(ctx, 1)
 }
 
 // sort parts what can be restored from what cannot.
@@ -175,11 +183,12 @@ func (p *picker) lookAtDatabase(ctx context.Context) error {
 	return nil
 }
 
-// run asks question after question, and goes back where the user wants to.
-func (p *picker) run(ctx context.Context) (choice, error) {
+// run asks question after question from one of them on, and goes back where the
+// user wants to.
+func (p *picker) run(ctx context.Context, at int) (choice, error) {
 	questions := []func(context.Context) error{p.askTenant, p.askPoint, p.askMode, p.askDetails, p.agree}
 	back := false
-	for at := 0; at < len(questions); {
+	for at < len(questions) {
 		if at == 3 && p.choice.Mode == modeLive { // which has no details
 			if back {
 				at--

@@ -27,7 +27,7 @@ type picked struct {
 }
 
 // startPicker runs the picker of a repository on a terminal.
-func startPicker(t *testing.T, ctx context.Context, repository, database string) (*terminaltest.Terminal, <-chan picked) {
+func startPicker(t *testing.T, ctx context.Context, repository, database string, names ...string) (*terminaltest.Terminal, <-chan picked) {
 	t.Helper()
 	terminal := terminaltest.New(t)
 	a := &app{
@@ -50,7 +50,7 @@ func startPicker(t *testing.T, ctx context.Context, repository, database string)
 	go func() {
 		live := &liveDatabase{server: server}
 		defer live.close()
-		c, err := a.pick(ctx, newRestoreCommand(a), places, live)
+		c, err := a.pick(ctx, newRestoreCommand(a), places, live, names)
 		done <- picked{c, err}
 	}()
 	return terminal, done
@@ -86,26 +86,32 @@ func TestPick(t *testing.T) {
 		// what to wait for and then to type, in turns
 		talk []string
 		want want
+		only []string
 	}{
-		{"live", []string{
+		{name: "one tenant", only: []string{"acme"}, talk: []string{
+			"Now it holds 963 rows", enter,
+			"What is to be done", enter,
+			"--schema acme --yes|Go on", enter,
+		}, want: want{schema: "acme", mode: modeLive}},
+		{name: "live", talk: []string{
 			"2 schemas of the database have no restore point", "acme" + enter,
 			"Now it holds 963 rows", enter,
 			"What is to be done", enter,
 			"--schema acme --yes|Go on", enter,
-		}, want{schema: "acme", mode: modeLive}},
-		{"a rollback point", []string{
+		}, want: want{schema: "acme", mode: modeLive}},
+		{name: "a rollback point", talk: []string{
 			"Which tenant", "acme" + enter,
 			"-40", terminaltest.Up + enter,
 			"What is to be done", enter,
 			"--manifest rollback/|Go on", enter,
-		}, want{schema: "acme", mode: modeLive, rollback: true}},
-		{"a tenant that is gone", []string{
+		}, want: want{schema: "acme", mode: modeLive, rollback: true}},
+		{name: "a tenant that is gone", talk: []string{
 			"not there", "gon" + enter,
 			"It is not in the database now", enter,
 			"bring gone back, which is not there now", enter,
 			"Into schema gone|Go on", enter,
-		}, want{schema: "gone", mode: modeLive}},
-		{"beside", []string{
+		}, want: want{schema: "gone", mode: modeLive}},
+		{name: "beside", talk: []string{
 			"Which tenant", "acme" + enter,
 			"Which restore point", enter,
 			"What is to be done", down + enter,
@@ -113,22 +119,22 @@ func TestPick(t *testing.T) {
 			"a schema acme_copy exists already", terminaltest.CtrlU + "pg_x" + enter,
 			"belongs to PostgreSQL", terminaltest.CtrlU + "it's new" + enter,
 			`--as 'it'\''s new'|Go on`, enter,
-		}, want{schema: "acme", mode: modeBeside, as: "it's new"}},
-		{"tables", []string{
+		}, want: want{schema: "acme", mode: modeBeside, as: "it's new"}},
+		{name: "tables", talk: []string{
 			"Which tenant", "acme" + enter,
 			"Which restore point", enter,
 			"What is to be done", down + down + enter,
 			"Which tables of acme?", down + " " + enter,
 			"--table people|Go on", enter,
-		}, want{schema: "acme", mode: modeTables, tables: []string{"people"}}},
-		{"odd names", []string{
+		}, want: want{schema: "acme", mode: modeTables, tables: []string{"people"}}},
+		{name: "odd names", talk: []string{
 			"Which tenant", "it's" + enter,
 			"Which restore point", enter,
 			"What is to be done", down + down + enter,
 			"Which tables of", " " + enter,
 			`--schema $'it\'s\033[2J odd' --table 'a "t'|Go on`, enter,
-		}, want{schema: oddSchema, mode: modeTables, tables: []string{`a "t`}}},
-		{"there and back", []string{
+		}, want: want{schema: oddSchema, mode: modeTables, tables: []string{`a "t`}}},
+		{name: "there and back", talk: []string{
 			"Which tenant", "gon" + enter,
 			"Which restore point", left,
 			"Which tenant", "acme" + enter,
@@ -147,18 +153,18 @@ func TestPick(t *testing.T) {
 			"Which restore point", enter,
 			"What is to be done", enter,
 			"Go on", enter,
-		}, want{schema: "acme", mode: modeLive}},
-		{"left at once", []string{"Which tenant", esc}, want{err: ui.ErrLeft}},
-		{"left in the end", []string{
+		}, want: want{schema: "acme", mode: modeLive}},
+		{name: "left at once", talk: []string{"Which tenant", esc}, want: want{err: ui.ErrLeft}},
+		{name: "left in the end", talk: []string{
 			"Which tenant", "acme" + enter,
 			"Which restore point", enter,
 			"What is to be done", enter,
 			"Go on", terminaltest.CtrlC,
-		}, want{err: ui.ErrLeft}},
+		}, want: want{err: ui.ErrLeft}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			terminal, done := startPicker(t, t.Context(), dir, db.URL())
+			terminal, done := startPicker(t, t.Context(), dir, db.URL(), tt.only...)
 			for i := 0; i < len(tt.talk); i += 2 {
 				terminal.Expect(strings.Split(tt.talk[i], "|")...)
 				terminal.Type(tt.talk[i+1])
@@ -218,7 +224,7 @@ func TestPickEndsWithASignal(t *testing.T) {
 func TestPickNeedsTerminalAndBackups(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "2026-11-23 12:00:00")
-	_, err := s.pick(t.Context(), &cobra.Command{}, s.places(t), nil)
+	_, err := s.pick(t.Context(), &cobra.Command{}, s.places(t), nil, nil)
 	var usage *usageError
 	if !errors.As(err, &usage) || !strings.Contains(usage.Hint(), "--list-available") {
 		t.Error(err)

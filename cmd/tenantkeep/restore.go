@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +43,8 @@ type RestoreOptions struct {
 	ListAvailable  bool
 	Yes            bool
 	Format         format
+
+	undoes bool // it is a rollback
 }
 
 // AddFlags adds the flags.
@@ -91,9 +92,11 @@ func (o *RestoreOptions) check() error {
 	return nil
 }
 
-// asks reports whether nothing says what to restore, so that the user is asked.
+// asks reports whether nothing says what to restore, or of which backup, so that
+// the user is asked.
 func (o *RestoreOptions) asks() bool {
-	return o.BackupFile == "" && o.Manifest == "" && !o.Latest && o.At == "" && len(o.Schemas) == 0 && !o.All
+	some := len(o.Schemas) > 1 || o.As != "" || len(o.Tables) > 0 || o.Resume || o.All
+	return o.BackupFile == "" && o.Manifest == "" && !o.Latest && o.At == "" && !some
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -199,20 +202,18 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if m := backup.Manifest; !m.Rebuilt.IsZero() && len(opts.Schemas) == 0 {
 		a.ui().Warnf("the manifest of backup %s was rebuilt from data files: it may lack schemas that the backup held", ui.Safe(backup.ID))
 	}
-	if len(opts.Tables) > 0 && opts.As == "" {
-		opts.As = restore.RecoveredName(schemaNamed(backup.Manifest, opts.Schemas[0]), a.now())
-	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
 	o := restore.Options{
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
-		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
+		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
-		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, cfg, places[1], p, opts) },
+		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, opts) },
+		Asks:    !opts.Yes && a.ui().CanAsk(),
 	}
 	if opts.CreateRollback {
-		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
+		a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
 	}
 	result, err := restore.Run(ctx, o)
 	if result.Plan != nil && opts.DryRun {
@@ -241,7 +242,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, target *pg.Server, opts *RestoreOptions) error {
 	live := &liveDatabase{server: target}
 	defer live.close()
-	c, err := a.pick(ctx, cmd, places, live)
+	c, err := a.pick(ctx, cmd, places, live, opts.Schemas)
 	if err != nil {
 		return err
 	}
@@ -249,19 +250,9 @@ func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, t
 	return opts.check()
 }
 
-// schemaNamed is the schema that a name of a schema or a tenant means.
-func schemaNamed(m *manifest.Manifest, name string) string {
-	for _, e := range m.Schemas {
-		if e.Tenant == name && !slices.ContainsFunc(m.Schemas, func(o manifest.Schema) bool { return o.Schema == name }) {
-			return e.Schema
-		}
-	}
-	return name
-}
-
 // confirmRestore shows what is going to be replaced, and asks. A restore into a
 // free place replaces nothing.
-func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, points place, p *restore.Plan, opts RestoreOptions) error {
+func (a *app) confirmRestore(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
 	var replaced []restore.Planned
 	for _, s := range p.Schemas {
 		if s.Live != nil {
@@ -275,15 +266,6 @@ func (a *app) confirmRestore(ctx context.Context, cfg *config.Config, points pla
 		return &usageError{
 			err:  fmt.Errorf("this would replace live schemas: %s, beginning with %s", ui.Plural(int64(len(replaced)), "schema"), ui.Safe(replaced[0].As)),
 			hint: "name what is to be restored with --schema, or give --all",
-		}
-	}
-	if opts.CreateRollback {
-		// Not after everything is staged.
-		if _, err := pgdump.Find(ctx, cfg.PgDump, p.Target.ServerVersionNum); err != nil {
-			return fmt.Errorf("the rollback point needs pg_dump (--create-rollback=false does without): %w", err)
-		}
-		if err := probe(ctx, points.Store); err != nil {
-			return fmt.Errorf("the rollback point cannot be written (--create-rollback=false does without): %w", err)
 		}
 	}
 	if opts.Yes {
@@ -326,12 +308,31 @@ func notEmpty(cmd *cobra.Command, names ...string) error {
 	return nil
 }
 
+// saveRollbackPoints lets a restore save what it is going to replace.
+func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, o *restore.Options) {
+	o.Point = a.rollbackPoint(cmd, cfg, to, target, o.Progress)
+	o.Swapped = settlePoint(to, o.Repo == to.Repo)
+	o.PointReady = func(ctx context.Context, info *pg.Info) error {
+		const without = "(--create-rollback=false does without)"
+		if _, err := pgdump.Find(ctx, cfg.PgDump, info.ServerVersionNum); err != nil {
+			return fmt.Errorf("the rollback point needs pg_dump %s: %w", without, err)
+		}
+		if o.DryRun { // which writes nothing
+			return nil
+		}
+		if err := probe(ctx, to.Store); err != nil {
+			return fmt.Errorf("the rollback point cannot be written %s: %w", without, err)
+		}
+		return nil
+	}
+}
+
 // rollbackPoint returns the function that saves live schemas before they are
 // replaced, into the rollback folder of the repository.
 func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, progress restore.Progress) func(context.Context, []string) (string, error) {
 	return func(ctx context.Context, schemas []string) (string, error) {
 		result, err := backup.Run(ctx, backup.Options{
-			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true,
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true,
 			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),
@@ -340,6 +341,28 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 			return "", err
 		}
 		return result.Manifest.ID, nil
+	}
+}
+
+// settlePoint returns the function that confirms a rollback point when what it
+// saved was replaced, and removes it otherwise. While others use the rollback
+// points, or the restore itself reads one, it is left for the next cleanup.
+func settlePoint(in place, read bool) func(ctx context.Context, id string, swapped bool) error {
+	return func(ctx context.Context, id string, swapped bool) error {
+		if swapped {
+			return in.Repo.Confirm(ctx, id)
+		}
+		if read {
+			return nil
+		}
+		err := in.Repo.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
+			_, err := clean.Remove(ctx, []string{id})
+			return err
+		})
+		if _, locked := errors.AsType[*repo.LockedError](err); locked {
+			return nil
+		}
+		return err
 	}
 }
 

@@ -67,11 +67,12 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 		Confirm: func(p *restore.Plan) error {
 			named := opts
 			named.Schemas = []string{p.Schemas[0].Schema} // if only by the script
-			return a.confirmRestore(ctx, cfg, places[1], p, named)
+			return a.confirmRestore(ctx, p, named)
 		},
+		Asks: !opts.Yes && a.ui().CanAsk(),
 	}
 	if opts.CreateRollback {
-		o.Point = a.rollbackPoint(cmd, cfg, places[1], target, o.Progress)
+		a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
 	}
 	result, err := restore.RunScript(ctx, o, script)
 	if result.Plan != nil && opts.DryRun {

@@ -41,6 +41,23 @@ type planned struct {
 	// Live is what is replaced. Null: nothing.
 	Live       *plannedLive       `json:"live"`
 	References []plannedReference `json:"references"` // what elsewhere will point at the restored schema
+	Access     []accessChange     `json:"access"`     // owners, grants, policies and comments of the live schema that are not those of the backup
+}
+
+// accessChange is how who may use an object, or what is said about it, differs
+// between the live schema and the backup.
+type accessChange struct {
+	Object string   `json:"object"`
+	Lost   []string `json:"lost"`   // that only the live one has
+	Gained []string `json:"gained"` // that only the backup has
+}
+
+func accessChanges(list []restore.AccessChange) []accessChange {
+	changes := []accessChange{}
+	for _, c := range list {
+		changes = append(changes, accessChange{c.Object, append([]string{}, c.Lost...), append([]string{}, c.Gained...)})
+	}
+	return changes
 }
 
 type plannedLive struct {
@@ -72,7 +89,7 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 	for _, s := range p.Schemas {
 		one := planned{
 			Schema: s.Schema, Tenant: s.Tenant, Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Stored: s.Stored, As: s.As, Target: s.Target,
-			References: []plannedReference{},
+			References: []plannedReference{}, Access: accessChanges(s.Access),
 		}
 		name, now := s.Schema, ""
 		if s.As != s.Schema {
@@ -108,6 +125,9 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 		}
 		for _, r := range s.References {
 			a.ui().Printf("  %s %s will point at the restored %s", r.Kind, ui.Safe(r.Object), ui.Safe(strings.Join(r.Into, ", ")))
+		}
+		if len(s.Access) > 0 {
+			a.ui().Printf("Owners, grants, policies and comments will be those of the backup:\n%s", accessLines(s.Access))
 		}
 	}
 	if p.Expected > 0 {
@@ -145,6 +165,9 @@ type restoredSchema struct {
 	Rows    int64   `json:"rows"`
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
+	// Back is what a rollback went back to, and Since when that was replaced.
+	Back  string    `json:"back,omitempty"`
+	Since time.Time `json:"replaced_at,omitzero"`
 	// Replaced is what the schema is called now whose place was taken.
 	Replaced string `json:"replaced,omitempty"`
 	// Rollback is the backup of it, as restore --manifest takes it.
@@ -152,6 +175,7 @@ type restoredSchema struct {
 	// Blocked is for how many seconds others could not use its tables.
 	Blocked  float64           `json:"blocked_seconds"`
 	Staged   string            `json:"staged,omitempty"` // the schema that waits for its swap
+	Access   []accessChange    `json:"access"`           // how owners, grants, policies and comments of what was replaced differ
 	Notes    []string          `json:"notes"`
 	Problems []restoredProblem `json:"problems"` // objects that could not be made
 }
@@ -173,7 +197,7 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 	for _, t := range r.Tenants {
 		one := restoredSchema{
 			Schema: t.Schema, Tenant: t.Tenant, As: t.As, Replaced: t.Replaced, Blocked: t.Blocked, Staged: t.Staged, OK: t.Err == nil && len(t.Problems) == 0, Tables: t.Tables, Rows: t.Rows, Bytes: t.Bytes,
-			Seconds: t.Seconds, Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
+			Seconds: t.Seconds, Access: accessChanges(t.Access), Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
 		}
 		if t.Point != "" {
 			one.Rollback = rollbackName + "/" + t.Point
@@ -189,7 +213,15 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 		}
 		s.Schemas = append(s.Schemas, one)
 	}
-	if opts.Format.is(formatJSON) {
+	if opts.undoes {
+		for i := range s.Schemas {
+			s.Schemas[i].Back, s.Schemas[i].Since = opts.Manifest, r.Plan.Taken.UTC()
+		}
+	}
+	switch {
+	case opts.Format.is(formatJSON) && opts.undoes:
+		return a.ui().JSONLine(rollbackOf(s))
+	case opts.Format.is(formatJSON):
 		return a.ui().JSONLine(s)
 	}
 	a.tellProblems(s)
@@ -210,6 +242,29 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 	return nil
 }
 
+// accessLines lists the first changes.
+func accessLines(list []accessChange) string {
+	const enough, longest = 6, 100
+	var lines []string
+	for _, c := range list {
+		for _, side := range []struct {
+			items []string
+			text  string
+		}{{c.Lost, "goes"}, {c.Gained, "comes back"}} {
+			for _, item := range side.items {
+				if runes := []rune(item); len(runes) > longest {
+					item = string(runes[:longest]) + "…"
+				}
+				lines = append(lines, fmt.Sprintf("  %s: %s %s", ui.Safe(c.Object), ui.Safe(item), side.text))
+			}
+		}
+	}
+	if more := len(lines) - enough; more > 0 {
+		lines = append(lines[:enough], fmt.Sprintf("  and %d more, which --format json lists", more))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // tellSwaps says what became of the replaced schemas, and how to get them back.
 func (a *app) tellSwaps(s restoreSummary) {
 	for _, t := range s.Schemas {
@@ -220,6 +275,9 @@ func (a *app) tellSwaps(s restoreSummary) {
 		case t.Replaced != "":
 			a.ui().Printf("Schema %s is live. The swap kept others waiting for %d ms at most; what it replaced is kept as %s.",
 				ui.Safe(t.As), max(int64(t.Blocked*1000), 1), ui.Safe(t.Replaced))
+			if len(t.Access) > 0 {
+				a.ui().Warnf("owners, grants, policies and comments of %s are those of the backup:\n%s", ui.Safe(t.As), accessLines(t.Access))
+			}
 			a.ui().Printf("Undo: tenantkeep rollback %s", shellWord(t.As))
 		}
 	}

@@ -39,11 +39,12 @@ func (o *RollbackOptions) AddFlags(flags *pflag.FlagSet) {
 func newRollbackCommand(a *app) *cobra.Command {
 	var opts RollbackOptions
 	cmd := &cobra.Command{
-		Use:   "rollback [TENANT]",
-		Short: "Undo the last restore of a tenant",
+		Use:   "rollback [TENANT…]",
+		Short: "Undo the last restore of a tenant, or of several",
 		Long: `Undo the last restore of a tenant: the schema that it replaced is still in the
 database and takes its place back, in one short transaction. What is live until
-then is kept in its stead, so that another rollback undoes this one.
+then is kept in its stead, so that another rollback undoes this one. Several
+tenants go back together or not at all; core (public) may be among them.
 
 A replaced schema stays until tenantkeep cleanup drops it. After that its backup
 in the repository's folder rollback is left, which --to rollback/ID restores like
@@ -51,10 +52,10 @@ any other backup, live.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep rollback customer_a
+  tenantkeep rollback core customer_a customer_b
   tenantkeep rollback --list
   tenantkeep rollback customer_a --to rollback/20261123_101500`,
 		GroupID: groupProtect,
-		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && !opts.List {
 				return &usageError{err: errors.New("which tenant is to go back?"), hint: "tenantkeep rollback TENANT; --list shows which can"}
@@ -72,7 +73,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 			if opts.List {
 				return a.listPoints(cmd.Context(), cfg, args, opts)
 			}
-			return runRollback(cmd.Context(), a, cmd, cfg, args[0], opts)
+			return runRollback(cmd.Context(), a, cmd, cfg, args, opts)
 		},
 	}
 	opts.AddFlags(cmd.Flags())
@@ -80,17 +81,29 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 	return cmd
 }
 
-// rollbackSummary is what a rollback did, in JSON. Fields are only ever added.
+// rollbackSummary is what a rollback did, in JSON: what a restore says, and of
+// the first schema once more by itself. Fields are only ever added.
 type rollbackSummary struct {
-	Kind     string    `json:"kind"`
+	restoreSummary
+
 	Schema   string    `json:"schema"`
-	Back     string    `json:"back"` // what the schema was called that is live again
+	Back     string    `json:"back"` // what the schema was called that is live again, or rollback/ID
 	Since    time.Time `json:"replaced_at"`
 	Replaced string    `json:"replaced"` // what the schema is called now that was live until then; empty: there was none
 	Blocked  float64   `json:"blocked_seconds"`
 }
 
-func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, schema string, opts RollbackOptions) error {
+// rollbackOf adds to a summary what is said of its first schema.
+func rollbackOf(s restoreSummary) rollbackSummary {
+	r := rollbackSummary{restoreSummary: s}
+	if len(s.Schemas) > 0 {
+		first := s.Schemas[0]
+		r.Schema, r.Back, r.Since, r.Replaced, r.Blocked = first.As, first.Back, first.Since, first.Replaced, first.Blocked
+	}
+	return r
+}
+
+func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, schemas []string, opts RollbackOptions) error {
 	target, err := server(cfg)
 	if err != nil {
 		return err
@@ -99,37 +112,59 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	if err != nil {
 		return err
 	}
-	o := restore.RollbackOptions{
-		Server: target, Schema: schema, Replaced: opts.To, SwapTimeout: opts.SwapTimeout, Progress: a.progress(opts.Format), Now: a.now,
-		Confirm: func(r restore.Replaced) error {
-			return a.ui().Confirm(ctx, fmt.Sprintf("Schema %s of %s goes back to %s, which was live until %s. Go on?", ui.Safe(schema), target,
-				ui.Safe(r.Name), r.At.UTC().Format("2006-01-02 15:04:05 UTC")), opts.Yes)
-		},
-	}
 	if id, isBackup := strings.CutPrefix(opts.To, rollbackName+"/"); isBackup {
-		return a.restorePoint(ctx, cmd, cfg, target, places[1], schema, id, opts)
+		return a.restorePoint(ctx, cmd, cfg, target, places[1], schemas, id, opts)
 	}
-	result, err := restore.Rollback(ctx, o)
+	if opts.To != "" && len(schemas) > 1 {
+		return usagef("--to names the replaced schema of one tenant: give one, or rollback/ID")
+	}
+	began := a.now()
+	result, err := restore.Rollback(ctx, restore.RollbackOptions{
+		Server: target, Schemas: schemas, Replaced: opts.To, SwapTimeout: opts.SwapTimeout, Progress: a.progress(opts.Format), Now: a.now,
+		Asks: !opts.Yes && a.ui().CanAsk(),
+		Confirm: func(list []restore.Replaced) error {
+			var lines []string
+			for _, r := range list {
+				lines = append(lines, fmt.Sprintf("Schema %s of %s goes back to %s, which was live until %s.", ui.Safe(r.Schema), target,
+					ui.Safe(r.Name), r.At.UTC().Format("2006-01-02 15:04:05 UTC")))
+			}
+			return a.ui().Confirm(ctx, strings.Join(lines, "\n")+" Go on?", opts.Yes)
+		},
+	})
 	if gone, ok := errors.AsType[*restore.NoReplacedError](err); ok {
 		return &hintedError{err: gone, hint: "tenantkeep rollback --list shows what there is to go back to; the backup of a replaced schema is restored by --to rollback/ID"}
 	}
 	if err != nil {
 		return err
 	}
-	s := rollbackSummary{Kind: "summary", Schema: schema, Back: result.Back.Name, Since: result.Back.At.UTC(), Replaced: result.Replaced, Blocked: result.Blocked}
-	if opts.Format.is(formatJSON) {
-		return a.ui().JSONLine(s)
+	s := restoreSummary{Kind: "summary", Target: target.String(), Restored: len(result.Schemas), Seconds: a.now().Sub(began).Seconds(), Schemas: []restoredSchema{}}
+	for _, r := range result.Schemas {
+		tenant := r.Back.Schema
+		if tenant == manifest.CoreSchema {
+			tenant = manifest.CoreTenant
+		}
+		s.Tables += r.Back.Tables
+		s.Schemas = append(s.Schemas, restoredSchema{
+			Schema: r.Back.Schema, Tenant: tenant, As: r.Back.Schema, OK: true, Tables: r.Back.Tables, Seconds: s.Seconds,
+			Back: r.Back.Name, Since: r.Back.At.UTC(), Replaced: r.Replaced, Blocked: result.Blocked,
+			Access: []accessChange{}, Notes: []string{}, Problems: []restoredProblem{},
+		})
 	}
-	a.ui().Printf("Schema %s is again what it was until %s.", ui.Safe(schema), s.Since.Format("2006-01-02 15:04:05 UTC"))
-	if s.Replaced != "" {
-		a.ui().Printf("What was live until now is kept as %s; tenantkeep rollback %s brings it back.", ui.Safe(s.Replaced), shellWord(schema))
+	if opts.Format.is(formatJSON) {
+		return a.ui().JSONLine(rollbackOf(s))
+	}
+	for _, r := range s.Schemas {
+		a.ui().Printf("Schema %s is again what it was until %s.", ui.Safe(r.As), r.Since.Format("2006-01-02 15:04:05 UTC"))
+		if r.Replaced != "" {
+			a.ui().Printf("What was live until now is kept as %s; tenantkeep rollback %s brings it back.", ui.Safe(r.Replaced), shellWord(r.As))
+		}
 	}
 	return nil
 }
 
 // restorePoint restores the backup of a replaced schema, which must be of the
 // same database: several may share a repository, and have tenants of one name.
-func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.Config, target *pg.Server, points place, schema, id string, opts RollbackOptions) error {
+func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.Config, target *pg.Server, points place, schemas []string, id string, opts RollbackOptions) error {
 	b, err := points.Repo.Load(ctx, id)
 	if err != nil {
 		return err
@@ -144,8 +179,23 @@ func (a *app) restorePoint(ctx context.Context, cmd *cobra.Command, cfg *config.
 			hint: "if that is what you want: tenantkeep restore --manifest " + shellWord(rollbackName+"/"+id),
 		}
 	}
+	kept, err := restore.ListReplaced(ctx, target)
+	if err != nil {
+		return err
+	}
+	inForce, err := points.inForce(ctx, kept)
+	if err != nil {
+		return err
+	}
+	if !inForce(b) {
+		return &hintedError{
+			err:  fmt.Errorf("rollback point %s was saved by a restore that replaced nothing, so that there is nothing to go back to", ui.Safe(id)),
+			hint: "if what it holds is wanted all the same: tenantkeep restore --manifest " + shellWord(rollbackName+"/"+id),
+		}
+	}
 	return runRestore(ctx, a, cmd, cfg, RestoreOptions{
-		Manifest: rollbackName + "/" + id, Schemas: []string{schema}, CreateRollback: true, SwapTimeout: opts.SwapTimeout, Yes: opts.Yes, Format: opts.Format,
+		Manifest: rollbackName + "/" + id, Schemas: schemas, CreateRollback: true, SwapTimeout: opts.SwapTimeout, Yes: opts.Yes, Format: opts.Format,
+		undoes: true,
 	})
 }
 
@@ -188,10 +238,11 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 	if err != nil {
 		return err
 	}
-	points, err := replacedPoints(ctx, target)
+	kept, err := restore.ListReplaced(ctx, target)
 	if err != nil {
 		return err
 	}
+	points := replacedPoints(kept)
 	same, err := ofDatabase(ctx, target)
 	if err != nil {
 		return err
@@ -200,12 +251,16 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 	if err != nil {
 		return err
 	}
+	inForce, err := places[1].inForce(ctx, kept)
+	if err != nil {
+		return err
+	}
 	for _, b := range backups {
 		if b.Err != nil {
 			a.ui().Warnf("rollback point %s cannot be read: %v", ui.Safe(b.ID), b.Err)
 			continue
 		}
-		if !same(b.Manifest) {
+		if !same(b.Manifest) || !inForce(b) {
 			continue
 		}
 		for _, s := range b.Manifest.Schemas {
@@ -214,7 +269,9 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 			})
 		}
 	}
-	points = slices.DeleteFunc(points, func(p pointJSON) bool { return len(only) > 0 && p.Schema != only[0] })
+	points = slices.DeleteFunc(points, func(p pointJSON) bool {
+		return len(only) > 0 && !slices.Contains(only, p.Schema) && (p.Schema != manifest.CoreSchema || !slices.Contains(only, manifest.CoreTenant))
+	})
 	slices.SortStableFunc(points, func(x, y pointJSON) int { return y.Until.Compare(x.Until) })
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSONLine(append([]pointJSON{}, points...))
@@ -231,14 +288,10 @@ func (a *app) listPoints(ctx context.Context, cfg *config.Config, only []string,
 	return a.ui().Table(table)
 }
 
-func replacedPoints(ctx context.Context, target *pg.Server) ([]pointJSON, error) {
-	list, err := restore.ListReplaced(ctx, target)
-	if err != nil {
-		return nil, err
-	}
+func replacedPoints(list []restore.Replaced) []pointJSON {
 	var points []pointJSON
 	for _, r := range list {
 		points = append(points, pointJSON{Schema: r.Schema, Point: r.Name, Kind: "schema", Until: r.At.UTC(), Tables: r.Tables, Bytes: r.Bytes, Backup: r.Backup})
 	}
-	return points, nil
+	return points
 }

@@ -52,6 +52,7 @@ type Options struct {
 	LockTimeout    time.Duration      // how long to wait for a lock before trying again; 0: 5 s
 	DryRun         bool               // say what would be taken, take nothing
 	Locked         bool               // the caller holds the lock of the database already
+	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
 	Version        string             // of tenantkeep, for the manifest
 	Progress       Progress
 	Log            *slog.Logger
@@ -333,7 +334,8 @@ func (r *run) manifest(d *round) *manifest.Manifest {
 			Name: r.info.Name, ServerVersion: r.info.ServerVersion, ServerVersionNum: r.info.ServerVersionNum,
 			Encoding: r.info.Encoding, Collate: r.info.Collate, Ctype: r.info.Ctype, SystemIdentifier: r.info.SystemIdentifier,
 		},
-		Snapshot: d.moment(),
+		Snapshot:      d.moment(),
+		RollbackPoint: r.RollbackPoint,
 	}
 }
 

@@ -46,7 +46,7 @@ func TestKilled(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		for _, appears := range []string{"runs/*", "data/.tmp-big*", "data/t*.zst", "data/big*.zst", "manifests/.tmp*"} {
 			must(t, os.RemoveAll(w.dir)) // data files that nobody names stay for a day
-			cmd := exec.CommandContext(t.Context(), program, "backup", "--jobs", "2", "--repository", w.dir)
+			cmd := exec.CommandContext(t.Context(), program, "backup", "--jobs", "2", "--repository", w.dir, "--pg-dump", w.opts.PgDump)
 			cmd.Env = append(os.Environ(), "DATABASE_URL="+w.db.URL(), "BACKUP_LOG_DIR="+t.TempDir())
 			var stderr strings.Builder
 			cmd.Stderr = &stderr

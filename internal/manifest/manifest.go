@@ -61,6 +61,9 @@ type Manifest struct {
 	Database    *Database `json:"database,omitempty"`
 	Snapshot    *Snapshot `json:"snapshot,omitempty"`
 	Failures    []Failure `json:"failures,omitempty"`
+	// RollbackPoint says that the backup was made for a restore, which was going
+	// to replace what it saves. Whether it did the repository knows.
+	RollbackPoint bool `json:"rollback_point,omitempty"`
 	// Rebuilt is when the manifest was rebuilt from the data files, because the
 	// one of the run was lost; zero: it is that of the run.
 	Rebuilt time.Time `json:"rebuilt,omitzero"`

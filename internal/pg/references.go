@@ -57,8 +57,32 @@ type Reference struct {
 	// Remedy is a sentence that says what to do by hand. It is empty where the
 	// statements do it all.
 	Remedy string
+	// Needs are what it uses of the schema: another schema can take its place
+	// only if it has them too.
+	Needs []Need
+	// Drop is the statement that takes it away for good.
+	Drop string
+
+	// trial does the same as PutBack to a copy, in the schema that scratch stands
+	// for. Empty: nothing is known that would not touch the object itself.
+	trial []string
 
 	orphans [2]string // the query before and after the schema's name
+}
+
+// Need is something of a schema that an object elsewhere uses.
+type Need struct {
+	Kind   string // as PostgreSQL names it
+	Name   string // with its schema, quoted as in SQL
+	Column string // of a table or view, quoted; empty: the whole of it
+}
+
+// String names it, as "column a.orders.total".
+func (n Need) String() string {
+	if n.Column == "" {
+		return n.Kind + " " + n.Name
+	}
+	return "column " + n.Name + "." + n.Column
 }
 
 // Orphans returns a query that counts the rows for which a foreign key would
@@ -121,7 +145,10 @@ type dependent struct {
 type target struct {
 	class    string
 	oid      uint32
-	identity string
+	kind     string
+	name     string
+	columns  []string // the only ones that are used; empty: no one in particular
+	identity string   // kind and name
 }
 
 // ListReferences lists what outside of a schema points into it, by OID. What
@@ -212,7 +239,8 @@ func (r *references) dependents(ctx context.Context) (map[string][]*dependent, e
 	rows, err := r.q.Query(ctx, `
 		WITH RECURSIVE `+insideOf+`,
 		outside AS (
-			SELECT DISTINCT d.classid, d.objid, d.objsubid, i.classid AS refclassid, i.objid AS refobjid, `+ownerOf+` AS schema
+			SELECT d.classid, d.objid, d.objsubid, i.classid AS refclassid, i.objid AS refobjid, `+ownerOf+` AS schema,
+				array_agg(DISTINCT d.refobjsubid) AS columns
 			FROM (
 				SELECT * FROM inside UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, unnest($1)
 			) i JOIN pg_catalog.pg_depend d ON d.refclassid = i.classid AND d.refobjid = i.objid
@@ -220,11 +248,14 @@ func (r *references) dependents(ctx context.Context) (map[string][]*dependent, e
 			AND NOT EXISTS (
 				SELECT FROM pg_catalog.pg_depend e
 				WHERE e.classid = i.classid AND e.objid = i.objid AND e.objsubid = 0 AND e.deptype = 'e')
+			GROUP BY 1, 2, 3, 4, 5, 6
 		)
 		SELECT k.relname::text, o.objid, o.objsubid, coalesce(n.nspname::text, ''), object.type, object.identity, EXISTS (
 				SELECT FROM pg_catalog.pg_depend e
 				WHERE e.classid = o.classid AND e.objid = o.objid AND e.objsubid = 0 AND e.deptype = 'e'),
-			l.relname::text, o.refobjid, target.type || ' ' || target.identity
+			l.relname::text, o.refobjid, target.type, target.identity, coalesce((
+				SELECT array_agg(pg_catalog.quote_ident(a.attname) ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+				WHERE o.refclassid = 'pg_catalog.pg_class'::regclass AND a.attrelid = o.refobjid AND a.attnum > 0 AND a.attnum = ANY(o.columns)), '{}')
 		FROM outside o
 		JOIN pg_catalog.pg_class k ON k.oid = o.classid
 		JOIN pg_catalog.pg_class l ON l.oid = o.refclassid
@@ -246,8 +277,9 @@ func (r *references) dependents(ctx context.Context) (map[string][]*dependent, e
 	var into target
 	_, err = pgx.ForEachRow(rows, []any{
 		&d.class, &d.oid, &d.column, &d.schema, &d.kind, &d.identity, &d.extended,
-		&into.class, &into.oid, &into.identity,
+		&into.class, &into.oid, &into.kind, &into.name, &into.columns,
 	}, func() error {
+		into.identity = into.kind + " " + into.name
 		list := classes[d.class]
 		if n := len(list); n == 0 || list[n-1].oid != d.oid || list[n-1].column != d.column {
 			object := d
@@ -274,6 +306,17 @@ func (d *dependent) reference(kind string) Reference {
 		}
 		if len(ref.Into) > 0 {
 			break
+		}
+	}
+	for _, t := range d.into {
+		if t.class == "pg_constraint" || t.class == "pg_namespace" || t.kind == "index" {
+			continue // found out by a trial
+		}
+		if len(t.columns) == 0 {
+			ref.Needs = append(ref.Needs, Need{Kind: t.kind, Name: strings.TrimSuffix(t.name, "[]")})
+		}
+		for _, column := range t.columns {
+			ref.Needs = append(ref.Needs, Need{Kind: t.kind, Name: t.name, Column: column})
 		}
 	}
 	return ref
@@ -308,7 +351,7 @@ type owner struct {
 func (r *references) repoint(ref Reference, by owner) {
 	ref.Owner = by.name
 	if !by.may {
-		ref.Lock, ref.TakeOff, ref.PutBack, ref.orphans = nil, nil, nil, [2]string{}
+		ref.Lock, ref.TakeOff, ref.PutBack, ref.trial, ref.orphans = nil, nil, nil, nil, [2]string{}
 		ref.Remedy = fmt.Sprintf("role %s may not change it: GRANT %s TO %s, or restore as a superuser",
 			Identifier(r.user), Identifier(by.name), Identifier(r.user))
 	}
@@ -320,13 +363,22 @@ type relation struct {
 	name string // quoted
 	kind string // relkind
 	by   owner
+	bare string // the name without the schema, quoted
 }
 
 // relationColumns reads a relation from pg_class c and pg_namespace n.
 const relationColumns = `pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::text,
-	pg_catalog.pg_get_userbyid(c.relowner)::text, pg_catalog.pg_has_role(c.relowner, 'USAGE')`
+	pg_catalog.pg_get_userbyid(c.relowner)::text, pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.quote_ident(c.relname)`
 
-func (t *relation) fields() []any { return []any{&t.name, &t.kind, &t.by.name, &t.by.may} }
+func (t *relation) fields() []any { return []any{&t.name, &t.kind, &t.by.name, &t.by.may, &t.bare} }
+
+// scratch stands for the schema of a trial. No name has this character.
+const scratch = "\x00"
+
+// copy makes a table with the columns of a relation, and its name, for a trial.
+func (t *relation) copy() string {
+	return "CREATE TABLE " + scratch + "." + t.bare + " (LIKE " + t.name + ")"
+}
 
 // lockView begins the statement that locks a view: it changes nothing.
 const lockView = "ALTER VIEW "
@@ -397,11 +449,11 @@ func (r *references) constraints(ctx context.Context, objects map[uint32]*depend
 			pg_catalog.obj_description(k.oid, 'pg_constraint'), domain.name,
 			coalesce(f.relnamespace, 0), coalesce(pg_catalog.quote_ident(f.relname), ''), coalesce(f.relkind::text, ''),
 			coalesce(columns.match, ''), coalesce(columns.filled, ''),
-			coalesce(t.name, ''), coalesce(t.relkind, ''), coalesce(t.owner, domain.owner, ''), coalesce(t.may, domain.may, true)
+			coalesce(t.name, ''), coalesce(t.relkind, ''), coalesce(t.owner, domain.owner, ''), coalesce(t.may, domain.may, true), coalesce(t.bare, '')
 		FROM pg_catalog.pg_constraint k
 		LEFT JOIN LATERAL (
 			SELECT `+relationColumns+` FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = k.conrelid) t (name, relkind, owner, may) ON true
+			WHERE c.oid = k.conrelid) t (name, relkind, owner, may, bare) ON true
 		LEFT JOIN LATERAL (
 			SELECT pg_catalog.format('%I.%I', n.nspname, d.typname),
 				pg_catalog.pg_get_userbyid(d.typowner)::text, pg_catalog.pg_has_role(d.typowner, 'USAGE')
@@ -427,7 +479,12 @@ func (r *references) constraints(ctx context.Context, objects map[uint32]*depend
 			ref := d.reference(CheckReference)
 			ref.Lock = table.lock()
 			ref.TakeOff = []string{alter + " DROP CONSTRAINT " + quoted}
+			ref.Drop = ref.TakeOff[0]
 			ref.PutBack = append([]string{alter + " ADD CONSTRAINT " + quoted + " " + definition}, comment(on, text)...)
+			ref.trial = []string{table.copy(), "ALTER TABLE " + scratch + "." + table.bare + " ADD CONSTRAINT " + quoted + " " + definition}
+			if domain != nil {
+				ref.trial = domainTrial(*domain, "ADD CONSTRAINT "+quoted+" "+definition)
+			}
 			switch {
 			case kind == "f" && parentSchema == r.schema && !inherited:
 				ref.Kind = ForeignKeyReference
@@ -445,6 +502,11 @@ func (r *references) constraints(ctx context.Context, objects map[uint32]*depend
 				r.refuse(d, d.kind, fmt.Sprintf("%s DROP CONSTRAINT %s before the restore; afterwards %s", alter, quoted, ref.PutBack[0]))
 			}
 		})
+}
+
+// domainTrial does something to a copy of a domain.
+func domainTrial(domain, change string) []string {
+	return []string{"CREATE DOMAIN " + scratch + ".trial AS " + domain, "ALTER DOMAIN " + scratch + ".trial " + change}
 }
 
 // only keeps a query of a table from its children, which are not subject to the
@@ -496,10 +558,16 @@ func (r *references) rules(ctx context.Context, objects map[uint32]*dependent) e
 				ref := view.reference(ViewReference)
 				ref.Lock = table.lock()
 				ref.PutBack = []string{"CREATE OR REPLACE VIEW " + table.name + with + " AS" + strings.TrimSuffix(definition, ";")}
+				ref.Drop = "DROP VIEW " + table.name
+				ref.trial = []string{
+					"CREATE VIEW " + scratch + "." + table.bare + " AS SELECT * FROM " + table.name,
+					"CREATE OR REPLACE VIEW " + scratch + "." + table.bare + with + " AS" + strings.TrimSuffix(definition, ";"),
+				}
 				r.repoint(ref, table.by)
 			default:
 				ref := d.reference(RuleReference)
 				ref.Lock = table.lock()
+				ref.Drop = "DROP RULE " + Identifier(name) + " ON " + table.name
 				ref.PutBack = []string{"CREATE OR REPLACE" + strings.TrimSuffix(strings.TrimPrefix(definition, "CREATE"), ";")}
 				r.repoint(ref, table.by)
 			}
@@ -533,6 +601,8 @@ func (r *references) functions(ctx context.Context, objects map[uint32]*dependen
 			default:
 				ref := d.reference(FunctionReference)
 				ref.PutBack = []string{strings.TrimSpace(definition)}
+				ref.Drop = "DROP ROUTINE " + d.identity
+				ref.trial = ref.PutBack // which is taken back, and keeps nobody from calling it
 				r.repoint(ref, by)
 			}
 		})
@@ -570,6 +640,8 @@ func (r *references) defaults(ctx context.Context, objects map[uint32]*dependent
 			ref := object.reference(DefaultReference)
 			ref.Lock = table.lock()
 			ref.PutBack = []string{alter + " ALTER COLUMN " + column + " SET DEFAULT " + expression}
+			ref.Drop = alter + " ALTER COLUMN " + column + " DROP DEFAULT"
+			ref.trial = []string{table.copy(), "ALTER TABLE " + scratch + "." + table.bare + " ALTER COLUMN " + column + " SET DEFAULT " + expression}
 			r.repoint(ref, table.by)
 		})
 }
@@ -606,6 +678,7 @@ func (r *references) triggers(ctx context.Context, objects map[uint32]*dependent
 			ref := d.reference(TriggerReference)
 			ref.Lock = table.lock()
 			ref.TakeOff = []string{"DROP TRIGGER " + name + " ON " + table.name}
+			ref.Drop = ref.TakeOff[0]
 			ref.PutBack = slices.Concat([]string{definition}, states, comment("TRIGGER "+name+" ON "+table.name, text))
 			r.repoint(ref, table.by)
 		})
@@ -626,16 +699,18 @@ func (r *references) policies(ctx context.Context, objects map[uint32]*dependent
 		WHERE p.oid = ANY($1) ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", p.polname COLLATE "C"`,
 		append([]any{&name, &using, &check}, table.fields()...),
 		func(d *dependent) {
-			alter := "ALTER POLICY " + name + " ON " + table.name
+			conditions := ""
 			if using != nil {
-				alter += " USING (" + *using + ")"
+				conditions += " USING (" + *using + ")"
 			}
 			if check != nil {
-				alter += " WITH CHECK (" + *check + ")"
+				conditions += " WITH CHECK (" + *check + ")"
 			}
 			ref := d.reference(PolicyReference)
 			ref.Lock = table.lock()
-			ref.PutBack = []string{alter}
+			ref.Drop = "DROP POLICY " + name + " ON " + table.name
+			ref.PutBack = []string{"ALTER POLICY " + name + " ON " + table.name + conditions}
+			ref.trial = []string{table.copy(), "CREATE POLICY " + name + " ON " + scratch + "." + table.bare + conditions}
 			r.repoint(ref, table.by)
 		})
 }
@@ -659,6 +734,8 @@ func (r *references) types(ctx context.Context, objects map[uint32]*dependent) e
 			}
 			ref := d.reference(DefaultReference)
 			ref.PutBack = []string{"ALTER DOMAIN " + d.identity + " SET DEFAULT " + *expression}
+			ref.Drop = "ALTER DOMAIN " + d.identity + " DROP DEFAULT"
+			ref.trial = domainTrial(d.identity, "SET DEFAULT "+*expression)
 			r.repoint(ref, by)
 		})
 }
@@ -673,6 +750,10 @@ func (r *references) publications(ctx context.Context) error {
 		ref := Reference{
 			Kind: PublicationReference, Object: Identifier(m.publication), Into: []string{m.description},
 			TakeOff: []string{m.statement("DROP", "")}, PutBack: []string{m.statement("ADD", m.restriction)},
+		}
+		ref.Drop, ref.trial = ref.TakeOff[0], ref.PutBack
+		if !m.whole {
+			ref.Needs = []Need{{Kind: "table", Name: strings.TrimPrefix(m.description, "table ")}}
 		}
 		if m.whole && !m.superuser { // the right to publish whole schemas
 			r.refuse(&dependent{identity: ref.Object, into: []target{{identity: m.description}}}, PublicationReference,

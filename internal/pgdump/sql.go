@@ -106,8 +106,9 @@ func forEachLargeObject(group *Entry, before, after string) string {
 }
 
 // largeObjectGrants repeats grants, which are written for the first large
-// object of a group, for all of them. Role names in double quotes are the only
-// part of them that may have anything in it.
+// object of a group, for all of them. What stands around them, since somebody
+// else than the owner has granted, is kept as it is. Role names in double quotes
+// are the only part of them that may have anything in it.
 func largeObjectGrants(e, group *Entry) string {
 	if group == nil || group.Kind != kindLargeObjects {
 		return terminated(e.Definition)
@@ -116,6 +117,7 @@ func largeObjectGrants(e, group *Entry) string {
 	var out strings.Builder
 	for _, command := range splitStatements(e.Definition) {
 		command = strings.TrimRight(command, ";\n")
+		repeated := command + ";\n" // who grants
 		for i := 0; i < len(command); i++ {
 			if after := skipQuoted(command, i); after > i {
 				i = after - 1
@@ -124,10 +126,11 @@ func largeObjectGrants(e, group *Entry) string {
 			if strings.HasPrefix(command[i:], object) {
 				before := command[:i+len(object)]
 				rest := strings.TrimLeft(command[len(before):], "0123456789")
-				out.WriteString(forEachLargeObject(group, before, rest))
+				repeated = forEachLargeObject(group, before, rest)
 				break
 			}
 		}
+		out.WriteString(repeated)
 	}
 	return out.String()
 }

@@ -38,10 +38,10 @@ func (r *Repo) Clean(ctx context.Context, work func(context.Context, *Cleaning) 
 func (c *Cleaning) Backups() []Backup { return slices.Clone(c.backups) }
 
 // Remove removes backups: first their manifests, and only once these are gone for
-// good the files that no other manifest names. Killed at any point it leaves whole
-// backups, and at the worst files for which there is no manifest. While a manifest
-// cannot be read nothing is removed. It returns what it removed, also with an
-// error.
+// good the files that no other manifest names, and what confirms that a rollback
+// point is in force. Killed at any point it leaves whole backups, and at the worst
+// files for which there is no manifest. While a manifest cannot be read nothing is
+// removed. It returns what it removed, also with an error.
 func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.Info, err error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -68,7 +68,7 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 }
 
 // split tells the backups with these ids from the others, and finds the files
-// that only they name.
+// that are theirs alone.
 func (r *Repo) split(ctx context.Context, backups []Backup, ids []string) (gone, left []Backup, files []storage.Info, err error) {
 	chosen := setOf(ids)
 	for _, b := range backups {
@@ -90,6 +90,15 @@ func (r *Repo) split(ctx context.Context, backups []Backup, ids []string) (gone,
 		if isNamed(unneeded, i.Key) && !isNamed(needed, i.Key) {
 			files = append(files, i)
 		}
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	err = r.storage.List(ctx, swapPrefix, func(i storage.Info) error {
+		if chosen[idOf(i.Key)] {
+			files = append(files, i)
+		}
+		return nil
 	})
 	return gone, left, files, err
 }

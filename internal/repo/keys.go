@@ -21,6 +21,7 @@ const (
 	manifestPrefix = "manifests/"
 	runPrefix      = "runs/"
 	pinPrefix      = "pins/"
+	swapPrefix     = "swaps/" // of rollback points that are in force
 )
 
 const (
@@ -40,6 +41,7 @@ const (
 
 func manifestKey(id string) string { return manifestPrefix + manifestName + id + jsonSuffix }
 func runKey(id string) string      { return runPrefix + id + jsonSuffix }
+func swapKey(id string) string     { return swapPrefix + id + jsonSuffix }
 
 // idOf is the id of the backup whose manifest has this key.
 func idOf(key string) string {

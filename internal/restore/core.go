@@ -55,6 +55,9 @@ func (p *checker) replaceCore(ctx context.Context, u *unit, public uint32, owner
 		})
 		return nil
 	}
+	if err := p.keptReferences(ctx, public); err != nil {
+		return err
+	}
 	found, extensions, failed, err := p.tryDefinitions(ctx, u, public)
 	switch {
 	case pg.Code(err) == pg.OutOfMemory:
@@ -98,6 +101,35 @@ func (p *checker) replaceCore(ctx context.Context, u *unit, public uint32, owner
 		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
 			"core and %s take %s locks together, the server has room for %s: they are swapped one after the other if no row refers to one that is there only in between, else not at all (see max_locks_per_transaction)",
 			english.Plural(len(tenants), "tenant", ""), humanize.Comma(int64(locks)), humanize.Comma(int64(p.lockRoom()))))
+	}
+	return nil
+}
+
+// keptReferences warns of replaced schemas whose foreign keys refer to core: they
+// do not follow it.
+func (p *checker) keptReferences(ctx context.Context, public uint32) error {
+	rows, err := p.main.Query(ctx, `
+		SELECT n.nspname::text, count(*) FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+		WHERE k.contype = 'f' AND k.conparentid = 0 AND f.relnamespace = $1 AND n.oid <> $1 GROUP BY n.nspname ORDER BY n.nspname COLLATE "C"`, public)
+	if err != nil {
+		return fmt.Errorf("list foreign keys: %w", err)
+	}
+	var kept []string
+	var name string
+	var keys int
+	_, err = pgx.ForEachRow(rows, []any{&name, &keys}, func() error {
+		if pg.IsOwn(name) {
+			kept = append(kept, fmt.Sprintf("%s (%s)", pg.Identifier(name), english.Plural(keys, "foreign key", "")))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list foreign keys: %w", err)
+	}
+	if len(kept) > 0 {
+		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
+			"schemas that earlier restores left refer to core as it is now, and can go back only as long as their rows find their parents in it: %s; tenantkeep cleanup drops them", some(kept)))
 	}
 	return nil
 }
@@ -457,13 +489,17 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	if err := s.set(ctx); err != nil {
 		return err
 	}
+	loaded, err := readArrival(ctx, r.main)
+	if err != nil {
+		return err
+	}
 	names := []string{manifest.CoreSchema}
 	for _, u := range tenants {
 		names = append(names, u.target)
 		if len(u.problems) > 0 && !r.Incomplete {
 			return &IncompleteError{Schema: u.target, Problems: u.problems}
 		}
-		if err := r.orphans(ctx, u); err != nil {
+		if err := r.judge(ctx, u); err != nil {
 			return err
 		}
 	}
@@ -474,25 +510,13 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	if err != nil {
 		return err
 	}
-	at := r.Now()
-	var loaded time.Time
-	if err := r.main.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&loaded); err != nil {
-		return fmt.Errorf("read the server's clock: %w", err)
+	list, err := r.exchangesWithCore(ctx, tenants, loaded, point)
+	var blocked time.Duration
+	if err == nil {
+		// Tenants are locked before core: so do those who write rows that refer to it.
+		blocked, err = swap(ctx, r.Server, r.main, slices.Concat(list[1:], list[:1]), r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
 	}
-	list := []*exchange{{live: live{oid: r.core.inUse.public, name: manifest.CoreSchema}, rows: r.core.inUse.swap(tenants)}}
-	for _, u := range tenants {
-		list = append(list, &exchange{live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), loaded: loaded})
-	}
-	for i, x := range list {
-		var err error
-		if x.replaced, err = freeName(ctx, r.main, names[i], "replaced", at); err != nil {
-			return err
-		}
-		x.label = label{State: stateReplaced, Schema: names[i], Backup: r.Manifest.ID, Point: point, At: at}
-	}
-	list[0].rows.replaced, list[0].rows.label = list[0].replaced, list[0].label
-	// Tenants are locked before core: so do those who write rows that refer to it.
-	blocked, err := swap(ctx, r.Server, r.main, slices.Concat(list[1:], list[:1]), r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
+	r.settle(ctx, point, err)
 	if err != nil {
 		return err
 	}
@@ -508,6 +532,24 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 		r.core.problem(Problem{Kind: "DATABASE", Object: "what follows the rows of core", Err: err})
 	}
 	return nil
+}
+
+// exchangesWithCore are those of core, the first, and of tenants.
+func (r *run) exchangesWithCore(ctx context.Context, tenants []*unit, loaded arrival, point string) ([]*exchange, error) {
+	at := r.Now()
+	list := []*exchange{{live: live{oid: r.core.inUse.public, name: manifest.CoreSchema}, rows: r.core.inUse.swap(tenants)}}
+	for _, u := range tenants {
+		list = append(list, &exchange{live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), loaded: loaded})
+	}
+	for _, x := range list {
+		var err error
+		if x.replaced, err = freeName(ctx, r.main, x.live.name, "replaced", at); err != nil {
+			return nil, err
+		}
+		x.label = label{State: stateReplaced, Schema: x.live.name, Backup: r.Manifest.ID, Point: point, At: at}
+	}
+	list[0].rows.replaced, list[0].rows.label = list[0].replaced, list[0].label
+	return list, nil
 }
 
 // TogetherError says that core and tenants have to be restored in one

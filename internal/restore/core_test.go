@@ -110,7 +110,7 @@ func TestCoreRows(t *testing.T) {
 		t.Errorf("schemas: %s", list)
 	}
 	_ = n
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "public"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"public"}}
 	state := func() pgtest.State {
 		s := pgtest.Fingerprint(t, db, pgtest.Compare{})
 		s.Definitions = slices.DeleteFunc(s.Definitions, func(d string) bool { return strings.Contains(d, "public__replaced") })
@@ -134,7 +134,7 @@ func TestCoreRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Exec(t, "DROP SCHEMA "+ident(back.Replaced)+" CASCADE")
+	db.Exec(t, "DROP SCHEMA "+ident(back.Schemas[0].Replaced)+" CASCADE")
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 }
 
@@ -276,16 +276,16 @@ func TestRollbackAfterCore(t *testing.T) {
 	db.Exec(t, `INSERT INTO public.clients (id, name) VALUES (900, 'later'); INSERT INTO a.orders (client) VALUES (900)`)
 	result, _, err := b.into(t, t.Context(), db, replace)
 	must(t, result, err)
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "a"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}}
 	var orphaned *restore.OrphanedError
 	if _, err := restore.Rollback(t.Context(), o); !errors.As(err, &orphaned) || orphaned.Rows["a__replaced"] != 0 || len(orphaned.Rows) != 1 {
 		t.Fatalf("rollback of the tenant: %v", err)
 	}
-	o.Schema = "public"
+	o.Schemas = []string{"public"}
 	if _, err := restore.Rollback(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	o.Schema = "a"
+	o.Schemas = []string{"a"}
 	if _, err := restore.Rollback(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -430,7 +430,7 @@ func coreUnderLoad(t *testing.T, migration string) {
 	for range 2 {
 		result, _, err := b.into(t, t.Context(), db, only("public"), replace)
 		must(t, result, err)
-		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "public"}); err != nil {
+		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"public"}}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -527,23 +527,23 @@ func TestCoreObjects(t *testing.T) {
 	if got := db.Query(t, "SELECT count(*) FROM "+replaced+".later"); got[0] != "1" {
 		t.Errorf("%s rows were kept", got)
 	}
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "public"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"public"}}
 	back, err := restore.Rollback(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Exec(t, "CREATE SCHEMA keep; ALTER SCHEMA keep RENAME TO "+ident(back.Replaced+"_x"), "DROP SCHEMA "+ident(back.Replaced+"_x"))
+	db.Exec(t, "CREATE SCHEMA keep; ALTER SCHEMA keep RENAME TO "+ident(back.Schemas[0].Replaced+"_x"), "DROP SCHEMA "+ident(back.Schemas[0].Replaced+"_x"))
 	again, err := restore.Rollback(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := schemas(t, db); list != "a b public "+again.Replaced {
+	if list := schemas(t, db); list != "a b public "+again.Schemas[0].Replaced {
 		t.Errorf("schemas: %s", list)
 	}
 	if back, err = restore.Rollback(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	db.Exec(t, "DROP SCHEMA "+ident(back.Replaced)+" CASCADE")
+	db.Exec(t, "DROP SCHEMA "+ident(back.Schemas[0].Replaced)+" CASCADE")
 	pgtest.RequireState(t, damaged, db, pgtest.Compare{})
 	result, _, err = b.into(t, t.Context(), db, only("public"), replace)
 	must(t, result, err)
@@ -579,7 +579,7 @@ func TestCoreRollbackAfterMigration(t *testing.T) {
 	db.Exec(t, `INSERT INTO public.clients (id, name) VALUES (900, 'later')`)
 	result, _, err := b.into(t, t.Context(), db, only("public"), replace)
 	must(t, result, err)
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "public"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"public"}}
 	db.Exec(t, `ALTER TABLE public.clients ADD COLUMN extra text; UPDATE public.clients SET extra = 'kept'`)
 	if _, err := restore.Rollback(t.Context(), o); err == nil || !strings.Contains(err.Error(), "extra text") {
 		t.Errorf("rollback over a new column: %v", err)

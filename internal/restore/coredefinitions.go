@@ -338,37 +338,8 @@ func (s *session) tryOnce(ctx context.Context, public uint32, hidden string, ste
 			extensions = append(extensions, m)
 		}
 	}
-	for len(steps) > 0 {
-		batch := steps[:messageLength(steps)]
-		steps = steps[len(batch):]
-		var sql strings.Builder
-		sql.WriteString("SAVEPOINT one;\n")
-		for _, st := range batch {
-			sql.WriteString(st.sql)
-		}
-		err := exec(sql.String())
-		if err == nil {
-			continue
-		}
-		if s.broken(ctx, err) || inTheWay(err) || pg.Code(err) == pg.OutOfMemory {
-			return c, nil, nil, err
-		}
-		if err := exec("ROLLBACK TO one"); err != nil {
-			return c, nil, nil, err
-		}
-		for _, st := range batch {
-			err := exec("SAVEPOINT one;\n" + st.sql)
-			if err == nil {
-				continue
-			}
-			if s.broken(ctx, err) || inTheWay(err) || pg.Code(err) == pg.OutOfMemory {
-				return c, nil, nil, err
-			}
-			failed = append(failed, failure{st, err})
-			if err := exec("ROLLBACK TO one"); err != nil {
-				return c, nil, nil, err
-			}
-		}
+	if failed, err = s.attempt(ctx, steps); err != nil {
+		return c, nil, nil, err
 	}
 	var made uint32
 	if err := tx.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, manifest.CoreSchema).Scan(&made); err != nil {

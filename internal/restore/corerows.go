@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -213,6 +212,9 @@ func (c *rowSwap) exchange(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	if err := c.parentless(ctx, tx); err != nil {
+		return err
+	}
+	if err := c.parentlessTaken(ctx, tx); err != nil {
 		return err
 	}
 	return exec(rename(c.other, c.replaced) + commentSQL(c.replaced, c.label.String()))
@@ -523,6 +525,25 @@ func (c *rowSwap) parentless(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
+// parentlessTaken refuses rows of replaced schemas that go back together with
+// core and would not find their parents in it: nobody has looked after them while
+// they were kept.
+func (c *rowSwap) parentlessTaken(ctx context.Context, tx pgx.Tx) error {
+	if !c.again || len(c.take) == 0 {
+		return nil
+	}
+	keys, err := c.foreignKeys(ctx, tx, keysInto)
+	if err != nil {
+		return err
+	}
+	keys = slices.DeleteFunc(keys, func(k key) bool { return !k.valid || !slices.Contains(c.take, k.schema) })
+	found, err := countParentless(ctx, tx, keys)
+	if err == nil && len(found) > 0 {
+		err = &ParentlessError{Rows: found}
+	}
+	return err
+}
+
 // countParentless counts the rows for which foreign keys do not find a parent.
 func countParentless(ctx context.Context, q pg.Querier, keys []key) (map[string]int64, error) {
 	found := map[string]int64{}
@@ -553,7 +574,7 @@ type ParentlessError struct {
 
 // Error lists them.
 func (e *ParentlessError) Error() string {
-	return "core was not replaced: rows of it would refer to rows that are not there" + listCounts(e.Rows)
+	return "core was not replaced: rows would refer to rows that are not there" + listCounts(e.Rows)
 }
 
 // listCounts writes a line for each, in their order.
@@ -601,31 +622,6 @@ func (c *coreInUse) swap(with []*unit) *rowSwap {
 		}
 	}
 	return s
-}
-
-// rollbackCore exchanges the rows of core with those of a replaced one.
-func rollbackCore(ctx context.Context, conn *pgx.Conn, o RollbackOptions, back Replaced) (*RollbackResult, error) {
-	c := &rowSwap{other: back.Name, again: true}
-	err := conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, manifest.CoreSchema).Scan(&c.public)
-	if err != nil {
-		return nil, fmt.Errorf("look for schema public: %w", err)
-	}
-	at := o.Now()
-	if c.replaced, err = freeName(ctx, conn, manifest.CoreSchema, "replaced", at); err != nil {
-		return nil, err
-	}
-	c.label = label{State: stateReplaced, Schema: manifest.CoreSchema, At: at}
-	note := func(text string) { o.Progress.Note(slog.LevelWarn, "", text) }
-	x := exchange{rows: c, live: live{oid: c.public, name: manifest.CoreSchema}}
-	blocked, err := swap(ctx, o.Server, conn, []*exchange{&x}, o.SwapTimeout, note)
-	if err != nil {
-		return nil, err
-	}
-	s := &session{run: &run{}, conn: conn}
-	for _, p := range refreshViews(ctx, s, c.public) {
-		note(fmt.Sprintf("materialized view %s: %v; %s", p.Object, p.Err, p.Remedy))
-	}
-	return &RollbackResult{Back: back, Replaced: c.replaced, Blocked: blocked.Seconds()}, nil
 }
 
 // parentsInCore checks that the rows of a replaced schema still have their

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // definitions runs all that stands before the rows: core's first, which all
@@ -135,7 +136,26 @@ func (r *run) resetPrivileges(ctx context.Context) error {
 			filled = append(filled, manifest.CoreSchema)
 		}
 	}
-	rows, err := s.conn.Query(ctx, `
+	statements, err := privilegeResets(ctx, s.conn, made, filled)
+	if err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(statements, messageStatements) {
+		if err := s.exec(ctx, strings.Join(chunk, ";\n")); err != nil {
+			if s.broken(ctx, err) {
+				return fmt.Errorf("reset privileges: %w", err)
+			}
+			r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("objects keep grants that the default privileges of this role gave them: %v", err))
+			return nil
+		}
+	}
+	return nil
+}
+
+// privilegeResets are the statements that give schemas that were made, and what
+// is in those that were filled, the privileges that PostgreSQL gives by itself.
+func privilegeResets(ctx context.Context, q pg.Querier, made, filled []string) ([]string, error) {
+	rows, err := q.Query(ctx, `
 		WITH object AS (
 			SELECT 'SCHEMA ' || quote_ident(nspname) AS name, nspacl AS acl, pg_catalog.acldefault('n', nspowner) AS standard
 			FROM pg_catalog.pg_namespace WHERE nspname = ANY($1)
@@ -164,22 +184,13 @@ func (r *run) resetPrivileges(ctx context.Context) error {
 		WHERE NOT EXISTS (SELECT FROM pg_catalog.aclexplode(e.acl) d WHERE d.grantee = a.grantee AND d.privilege_type = a.privilege_type AND d.is_grantable = a.is_grantable)
 		ORDER BY 1 DESC`, made, filled)
 	if err != nil {
-		return fmt.Errorf("read privileges: %w", err)
+		return nil, fmt.Errorf("read privileges: %w", err)
 	}
 	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("read privileges: %w", err)
+		return nil, fmt.Errorf("read privileges: %w", err)
 	}
-	for chunk := range slices.Chunk(statements, messageStatements) {
-		if err := s.exec(ctx, strings.Join(chunk, ";\n")); err != nil {
-			if s.broken(ctx, err) {
-				return fmt.Errorf("reset privileges: %w", err)
-			}
-			r.Progress.Note(slog.LevelWarn, "", fmt.Sprintf("objects keep grants that the default privileges of this role gave them: %v", err))
-			return nil
-		}
-	}
-	return nil
+	return statements, nil
 }
 
 const granteeSQL = `CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END`

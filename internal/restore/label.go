@@ -37,6 +37,8 @@ type label struct {
 	At     time.Time `json:"at"`
 	// Loaded is when the rows of a staged one were there, by the server's clock.
 	Loaded *time.Time `json:"loaded,omitempty"`
+	// Horizon is the id of a transaction: see arrival.
+	Horizon string `json:"horizon,omitempty"`
 	// Lacks are the places, in the list of its file, of the statements that could
 	// not be run for a staged one.
 	Lacks []int `json:"lacks,omitempty"`
@@ -60,6 +62,14 @@ func parseLabel(comment string) (l label, ok bool) {
 	}
 	err := json.Unmarshal([]byte(strings.TrimPrefix(comment, strings.TrimSuffix(pg.LabelPrefix, "{"))), &l)
 	return l, err == nil && l.State != "" && l.Schema != ""
+}
+
+// arrival is when the rows of a staged schema were there.
+func (l label) arrival() arrival {
+	if l.Loaded == nil {
+		return arrival{}
+	}
+	return arrival{at: *l.Loaded, horizon: l.Horizon}
 }
 
 // labelled is a schema with a label.
@@ -177,9 +187,6 @@ func ownName(schema, kind string, at time.Time, n int) string {
 	}
 	return schema + suffix
 }
-
-// RecoveredName is the name of a schema for single tables of another.
-func RecoveredName(schema string, at time.Time) string { return ownName(schema, "recovered", at, 1) }
 
 // freeName is the first own name that no schema has.
 func freeName(ctx context.Context, q pg.Querier, schema, kind string, at time.Time) (string, error) {

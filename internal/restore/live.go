@@ -19,6 +19,8 @@ type live struct {
 	name    string
 	comment string
 	tables  []lock // what a swap locks, views too
+	// references are what of other schemas is made to point at the restored one.
+	references []pg.Reference
 }
 
 // replaces checks whether a live schema can be replaced by that of a unit.
@@ -41,7 +43,7 @@ func (p *checker) replaces(ctx context.Context, s existing, u *unit) error {
 		return err
 	}
 	n := len(u.live.tables)
-	p.plannedSchema(u).Live = &PlannedLive{Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Locks: n}
+	p.plannedSchema(u).Live = &PlannedLive{Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Locks: n, oid: s.OID}
 	if n > p.info.LockSlots*3/4 {
 		p.find(Finding{
 			Tenant: u.entry.Tenant,
@@ -84,7 +86,9 @@ func (p *checker) references(ctx context.Context, u *unit) error {
 				Problem: fmt.Sprintf("%s %s points into schema %q and cannot be made to point at the restored one", ref.Kind, ref.Object, u.live.name),
 				Remedy:  ref.Remedy,
 			})
+			continue
 		}
+		u.live.references = append(u.live.references, ref)
 	}
 	return nil
 }

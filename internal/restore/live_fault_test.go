@@ -170,11 +170,11 @@ func withoutSequence(state string) string {
 func backTo(t testing.TB, db *pgtest.Database, state string) {
 	t.Helper()
 	for withoutSequence(tenantState(t, db)) != withoutSequence(state) {
-		back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"})
+		back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		db.Exec(t, "DROP SCHEMA "+ident(back.Replaced)+" CASCADE")
+		db.Exec(t, "DROP SCHEMA "+ident(back.Schemas[0].Replaced)+" CASCADE")
 	}
 	dropOwn(t, db)
 }
@@ -555,7 +555,7 @@ func TestTenantsThatReferToOneAnother(t *testing.T) {
 	}
 	// a goes back to its old rows, which then refer to the live b, not to the
 	// one that was replaced together with it.
-	_, err = restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"})
+	_, err = restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}})
 	if err != nil {
 		t.Fatalf("rollback of one: %v", err)
 	}
@@ -565,7 +565,7 @@ func TestTenantsThatReferToOneAnother(t *testing.T) {
 	if got := db.Query(t, "SELECT confrelid::regclass FROM pg_constraint WHERE conname = 'visits_customer_fkey' AND connamespace = 'b'::regnamespace"); got[0] != "a.customers" {
 		t.Errorf("the key of b refers to %s", got)
 	}
-	if back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"}); err != nil {
+	if back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}}); err != nil {
 		t.Fatalf("and forth: %+v, %v", back, err)
 	}
 	dropOwn(t, db)
@@ -590,13 +590,13 @@ func TestLiveOddNames(t *testing.T) {
 		if got := db.Query(t, "SELECT count(*) FROM "+pg.Identifier(name)+".customers WHERE name = 'overwritten'"); got[0] != "0" {
 			t.Errorf("%q has %s of the overwritten rows", name, got)
 		}
-		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: name}); err != nil {
+		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{name}}); err != nil {
 			t.Errorf("rollback of %q: %v", name, err)
 		}
 		if got := db.Query(t, "SELECT count(*) FROM "+pg.Identifier(name)+".customers WHERE name = 'overwritten'"); got[0] != "500" {
 			t.Errorf("%q has %s of the overwritten rows back", name, got)
 		}
-		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: name}); err != nil {
+		if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{name}}); err != nil {
 			t.Errorf("rollback of the rollback of %q: %v", name, err)
 		}
 	}

@@ -252,7 +252,7 @@ func TestLiveUnderLoad(t *testing.T) {
 			t.Logf("round %d: restore in %.3f s, blocked for %.1f ms", round, result.Seconds, 1000*result.Tenants[0].Blocked)
 		}
 		l.await(each)
-		back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"})
+		back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}})
 		if err != nil {
 			t.Errorf("rollback: %v", err)
 			break

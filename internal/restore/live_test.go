@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
@@ -153,6 +154,20 @@ DROP" (id int)`)
 	if result.Tables != 1 || result.Rows != 300 {
 		t.Errorf("%d tables, %d rows", result.Tables, result.Rows)
 	}
+	// Two within one second, without a name.
+	now := time.Now()
+	given := map[string]bool{}
+	for range 2 {
+		result, _, err := b.into(t, t.Context(), db, only("a"), func(o *restore.Options) { o.Tables, o.Now = []string{"orders"}, func() time.Time { return now } })
+		must(t, result, err)
+		given[result.Tenants[0].As] = true
+		if got := db.Query(t, "SELECT count(*) FROM "+ident(result.Tenants[0].As)+".orders"); got[0] != "300" {
+			t.Errorf("%s rows in %s", got, result.Tenants[0].As)
+		}
+	}
+	if len(given) != 2 {
+		t.Errorf("names given: %v", given)
+	}
 }
 
 func ident(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
@@ -170,9 +185,9 @@ func TestRollback(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Schema != "a" || list[0].Tables != 2 || list[0].Backup != b.manifest.ID || list[0].Name != result.Tenants[0].Replaced {
 		t.Fatalf("replaced: %+v, %v", list, err)
 	}
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "a"}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}}
 	back, err := restore.Rollback(t.Context(), o)
-	if err != nil || back.Replaced == "" {
+	if err != nil || back.Schemas[0].Replaced == "" {
 		t.Fatalf("rollback: %+v, %v", back, err)
 	}
 	hide := func(name string) { db.Exec(t, "DROP SCHEMA "+ident(name)+" CASCADE") }
@@ -180,7 +195,7 @@ func TestRollback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hide(again.Replaced) // that of today
+	hide(again.Schemas[0].Replaced) // that of today
 	pgtest.RequireState(t, saved, db, pgtest.Compare{})
 	if _, err := restore.Rollback(t.Context(), o); err == nil {
 		t.Error("there is nothing to go back to, and no error")
@@ -188,7 +203,7 @@ func TestRollback(t *testing.T) {
 	result, _, err = b.into(t, t.Context(), db, only("a"), replace)
 	must(t, result, err)
 	db.Exec(t, "DROP SCHEMA a CASCADE")
-	if back, err = restore.Rollback(t.Context(), o); err != nil || back.Replaced != "" {
+	if back, err = restore.Rollback(t.Context(), o); err != nil || back.Schemas[0].Replaced != "" {
 		t.Fatalf("rollback without a live schema: %+v, %v", back, err)
 	}
 	pgtest.RequireState(t, saved, db, pgtest.Compare{})

@@ -40,11 +40,12 @@ const scriptTries = 5
 type script struct {
 	*run
 	Script
-	unit   *unit
-	direct bool // into schema public, which is empty, without a staging schema
-	check  *checker
-	digest string // SHA-256 of the source, in hexadecimal
-	result plainsql.Result
+	unit    *unit
+	direct  bool // into schema public, which is empty, without a staging schema
+	check   *checker
+	summary *plainsql.Summary // of the first reading
+	digest  string            // SHA-256 of the source, in hexadecimal
+	result  plainsql.Result
 	// members are the statements that put tables of the schema into
 	// publications, casts those of the live schema: pg_dump --schema leaves both
 	// out, and publications go over in the swap.
@@ -80,6 +81,13 @@ func RunScript(ctx context.Context, o Options, of Script) (*Result, error) {
 		if err := s.Confirm(s.plan); err != nil {
 			return result, err
 		}
+		if s.Asks {
+			err := s.recheck(func() error { return s.prepare(ctx) })
+			result.Plan = s.plan
+			if err != nil {
+				return result, err
+			}
+		}
 	}
 	err = s.undo(ctx, s.restore(ctx))
 	s.report(result, began, err)
@@ -94,7 +102,7 @@ func (s *script) report(result *Result, began time.Time, err error) {
 	u := s.unit
 	t := TenantResult{
 		Schema: u.entry.Schema, Tenant: u.entry.Tenant, As: u.target, Notes: u.notes, Err: err, Left: u.left,
-		Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged,
+		Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged, Access: u.access,
 	}
 	result.Seconds = s.Now().Sub(began).Seconds()
 	if err == nil {
@@ -131,7 +139,7 @@ func (s *script) prepare(ctx context.Context) error {
 		return err
 	}
 	s.main = conn
-	if !s.DryRun {
+	if s.locks() {
 		if err := pg.Lock(ctx, conn, "restore"); err != nil {
 			return err
 		}
@@ -146,10 +154,12 @@ func (s *script) prepare(ctx context.Context) error {
 	if len(s.Schemas) > 0 {
 		asked = s.Schemas[0]
 	}
-	summary, err := s.read(ctx, asked)
-	if err != nil {
-		return err
+	if s.summary == nil {
+		if s.summary, err = s.read(ctx, asked); err != nil {
+			return err
+		}
 	}
+	summary := s.summary
 	schema, err := schemaOf(summary, asked)
 	if err != nil {
 		return err
@@ -167,15 +177,13 @@ func (s *script) prepare(ctx context.Context) error {
 	if err := s.place(ctx); err != nil {
 		return err
 	}
-	if err := s.warn(ctx); err != nil {
+	if err := errors.Join(s.warnings(ctx), s.check.pointReady(ctx)); err != nil {
 		return err
 	}
 	for _, m := range s.remains {
 		s.plan.Remains = append(s.plan.Remains, m.schema)
 	}
-	for _, w := range s.plan.Warnings {
-		s.Progress.Note(slog.LevelWarn, "", w)
-	}
+	s.run.warn()
 	if summary.RefusedCount > 0 {
 		return &ScriptRefusedError{Refused: summary.Refused, Count: summary.RefusedCount}
 	}
@@ -327,9 +335,7 @@ func (s *script) findStaged(ctx context.Context) error {
 		return nil
 	}
 	u.mask.staging, u.mask.made, u.resumed, u.comment = list[i].name, true, true, list[i].Comment
-	if list[i].Loaded != nil {
-		u.loaded = *list[i].Loaded
-	}
+	u.loaded = list[i].arrival()
 	return nil
 }
 
@@ -359,8 +365,8 @@ func (s *script) published(ctx context.Context) error {
 	return nil
 }
 
-// warn adds warnings to the plan.
-func (s *script) warn(ctx context.Context) error {
+// warnings adds warnings to the plan.
+func (s *script) warnings(ctx context.Context) error {
 	summary := s.plan.Script
 	if summary.Origin.Program == "" {
 		powers, err := plainsql.Powers(ctx, s.main)

@@ -133,11 +133,11 @@ func TestScriptLive(t *testing.T) {
 			for _, n := range result.Tenants[0].Notes {
 				t.Log(n)
 			}
-			back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "Customer A"})
+			back, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"Customer A"}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			hidden := ident(back.Replaced)
+			hidden := ident(back.Schemas[0].Replaced)
 			db.Exec(t, "ALTER SCHEMA "+hidden+" RENAME TO aside")
 			comment := db.Query(t, "SELECT obj_description('aside'::regnamespace, 'pg_namespace')")[0]
 			db.Exec(t, `ALTER SCHEMA "Customer A" RENAME TO before; ALTER SCHEMA aside RENAME TO "Customer A"`)

@@ -60,6 +60,9 @@ type Planned struct {
 	// References are what points into the live schema from elsewhere and will
 	// point at the restored one.
 	References []PlannedReference
+	// Access is how owners, grants, policies and comments of the backup differ
+	// from those of the live schema, where Options ask for it.
+	Access []AccessChange
 }
 
 // PlannedLive is a schema that is going to be replaced.
@@ -68,6 +71,8 @@ type PlannedLive struct {
 	Rows   int64 // about, from statistics
 	Bytes  int64 // on disk, with indexes
 	Locks  int   // that the swap takes
+
+	oid uint32
 }
 
 // PlannedReference is an object of another schema.
@@ -87,6 +92,12 @@ func (r *run) preflight(ctx context.Context) error {
 		return err
 	}
 	r.info = info
+	if len(r.Tables) > 0 && (r.As == "" || r.named) && len(r.units) == 1 {
+		r.named = true
+		if r.As, err = freeName(ctx, r.main, r.units[0].entry.Schema, "recovered", r.Now()); err != nil {
+			return err
+		}
+	}
 	r.makePlan()
 	p := &checker{run: r}
 	if err := p.files(ctx); err != nil {
@@ -101,16 +112,28 @@ func (r *run) preflight(ctx context.Context) error {
 		}
 	}
 	r.joinPeers()
+	for _, check := range []func(context.Context) error{p.rehearse, p.sight, p.pointReady} {
+		if err := check(ctx); err != nil {
+			return err
+		}
+	}
 	for _, m := range r.remains {
 		r.plan.Remains = append(r.plan.Remains, m.schema)
 	}
-	for _, w := range r.plan.Warnings {
-		r.Progress.Note(slog.LevelWarn, "", w)
-	}
+	r.warn()
 	if len(p.findings) > 0 {
 		return &PreflightError{Findings: p.findings}
 	}
 	return nil
+}
+
+// warn tells the warnings of the plan, once.
+func (r *run) warn() {
+	for _, w := range r.plan.Warnings {
+		if !r.asked {
+			r.Progress.Note(slog.LevelWarn, "", w)
+		}
+	}
 }
 
 func (r *run) makePlan() {
@@ -171,8 +194,10 @@ func (p *checker) find(f Finding) {
 
 // files checks the data files of all units and reads their indexes.
 func (p *checker) files(ctx context.Context) error {
-	p.Progress.Start("verify", len(p.units), p.plan.Stored)
-	defer p.Progress.Finish()
+	if p.checked == nil {
+		p.Progress.Start("verify", len(p.units), p.plan.Stored)
+		defer p.Progress.Finish()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.Jobs)
 	for _, u := range p.units {
@@ -184,7 +209,9 @@ func (p *checker) files(ctx context.Context) error {
 			if err != nil {
 				p.find(Finding{Tenant: u.entry.Tenant, Problem: err.Error(), Remedy: "restore this tenant from another backup", Err: err})
 			}
-			p.Progress.TenantDone(u.entry.Tenant, err)
+			if p.checked == nil {
+				p.Progress.TenantDone(u.entry.Tenant, err)
+			}
 			return nil
 		})
 	}
@@ -194,6 +221,11 @@ func (p *checker) files(ctx context.Context) error {
 }
 
 func (p *checker) file(ctx context.Context, u *unit) error {
+	i := slices.IndexFunc(p.checked, func(c *unit) bool { return c.entry.Schema == u.entry.Schema && c.file != nil })
+	if i >= 0 {
+		u.data, u.file = p.checked[i].data, p.checked[i].file
+		return p.readDefinitions(ctx, u)
+	}
 	if err := u.data.acquire(ctx); err != nil {
 		return err
 	}
@@ -706,9 +738,7 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		u.mask.staging, u.mask.made = list[i].name, true
 		u.resumed = true
 		u.lacks = list[i].Lacks
-		if list[i].Loaded != nil {
-			u.loaded = *list[i].Loaded
-		}
+		u.loaded = list[i].arrival()
 		list = slices.Delete(list, i, i+1)
 	}
 	targets := map[string]bool{}
@@ -832,6 +862,47 @@ func isMadeInPublic(s datafile.Statement) bool {
 		}
 	}
 	return s.Schema == "" || s.Schema == manifest.CoreSchema
+}
+
+// pointReady checks that what is going to be replaced can be saved before: not
+// after everything is staged.
+func (p *checker) pointReady(ctx context.Context) error {
+	replaces := slices.ContainsFunc(p.units, func(u *unit) bool { return u.swaps() || u.inUse != nil })
+	if !replaces || p.Point == nil || p.PointReady == nil {
+		return nil
+	}
+	err := p.PointReady(ctx, p.info)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	if err != nil {
+		f := Finding{Problem: err.Error(), Err: err}
+		if hinted, ok := errors.AsType[interface {
+			error
+			Hint() string
+		}](err); ok {
+			f.Remedy = hinted.Hint()
+		}
+		p.find(f)
+	}
+	return nil
+}
+
+// sight warns where the role cannot see who would keep a swap waiting.
+func (p *checker) sight(ctx context.Context) error {
+	if !slices.ContainsFunc(p.units, (*unit).swaps) {
+		return nil
+	}
+	var sees bool
+	if err := p.main.QueryRow(ctx, `SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')`).Scan(&sees); err != nil {
+		return fmt.Errorf("read the rights of the role: %w", err)
+	}
+	if !sees {
+		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf(
+			"role %q does not see what sessions of other roles do: the swap cannot wait for those that would see the restored tables empty. GRANT pg_read_all_stats TO %s",
+			p.info.User, pg.Identifier(p.info.User)))
+	}
+	return nil
 }
 
 // required checks that the other schemas that definitions refer to are there.

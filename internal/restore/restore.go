@@ -58,6 +58,7 @@ type Options struct {
 	NoOwner      bool // objects belong to the role that restores
 	NoPrivileges bool // grants are left out
 	DryRun       bool // check, and change nothing
+	Preview      bool // somebody looks at the plan, which therefore tells all that a dry run tells
 
 	// Replace lets schemas take the place of those of the same name that are in
 	// use. Without it they are refused.
@@ -65,7 +66,7 @@ type Options struct {
 	// As is the name under which the only schema that is restored appears.
 	As string
 	// Tables are the only ones of the only schema whose rows are restored, for
-	// somebody to look at; As is needed then.
+	// somebody to look at. Without As the schema gets a name of its own then.
 	Tables []string
 	// Resume swaps in what an earlier restore has staged and compared.
 	Resume bool
@@ -77,9 +78,17 @@ type Options struct {
 	// Point saves live schemas before they are replaced and returns the id of
 	// that backup. Nil: only the replaced schemas themselves are kept.
 	Point func(ctx context.Context, schemas []string) (id string, err error)
+	// Swapped is told of each of these backups whether the schemas were replaced.
+	// Where that is not certain it is not called. Nil: nobody needs to know.
+	Swapped func(ctx context.Context, id string, swapped bool) error
+	// PointReady says before anything is touched why Point would fail. Nil: it is
+	// not asked.
+	PointReady func(context.Context, *pg.Info) error
 	// Confirm is asked once everything is checked and nothing is touched. An
-	// error ends the restore.
+	// error ends the restore. With Asks the lock of the database is not held
+	// meanwhile, and everything but the files is checked again afterwards.
 	Confirm  func(*Plan) error
+	Asks     bool
 	Progress Progress
 	Log      *slog.Logger     // nil: none
 	Now      func() time.Time // nil: time.Now
@@ -116,6 +125,9 @@ type TenantResult struct {
 	Blocked float64
 	// Staged is the schema that waits for its swap, which could not be done.
 	Staged string
+	// Access is how owners, grants, policies and comments of the replaced schema
+	// differed, which were not those of the backup.
+	Access []AccessChange
 	// Problems are objects that could not be made. Everything else of the
 	// tenant is there, its rows among it.
 	Problems []Problem
@@ -160,6 +172,10 @@ type run struct {
 	deferred []failure // statements that failed and are tried again
 
 	partitioned map[tableKey]bool // tables of the target
+
+	named   bool    // As was chosen here
+	asked   bool    // Confirm was asked, and all is checked again
+	checked []*unit // whose files were found good before
 }
 
 // newRun fills in what options leave to it.
@@ -208,6 +224,13 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		if err := r.Confirm(r.plan); err != nil {
 			return result, err
 		}
+		if r.Asks {
+			err := r.recheck(func() error { return r.prepare(ctx) })
+			result.Plan = r.plan
+			if err != nil {
+				return result, err
+			}
+		}
 		began = r.Now() // an answer may take its time
 	}
 	err = r.restore(ctx)
@@ -239,7 +262,7 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	r.main = conn
-	if !r.DryRun {
+	if r.locks() {
 		if err := pg.Lock(ctx, conn, "restore"); err != nil {
 			return err
 		}
@@ -249,6 +272,31 @@ func (r *run) prepare(ctx context.Context) error {
 		return fmt.Errorf("set lock_timeout: %w", err)
 	}
 	return r.preflight(ctx)
+}
+
+// locks reports whether the lock of the database is taken: not by who only looks,
+// nor as long as somebody is asked.
+func (r *run) locks() bool { return !r.DryRun && (!r.Asks || r.asked) }
+
+// recheck prepares once more, with the lock of the database, after somebody was
+// asked: others may have been at work meanwhile. It is an error if that would have
+// been another question. The files have not changed.
+func (r *run) recheck(prepare func() error) error {
+	before := r.plan
+	r.checked = r.units
+	pg.Close(r.main)
+	r.asked, r.units, r.core, r.remains, r.blobs = true, nil, nil, nil, nil
+	if err := prepare(); err != nil {
+		return err
+	}
+	same := slices.EqualFunc(before.Schemas, r.plan.Schemas, func(a, b Planned) bool {
+		return a.Schema == b.Schema && (a.Target == TargetFree) == (b.Target == TargetFree) &&
+			(a.Live == nil) == (b.Live == nil) && (a.Live == nil || a.Live.oid == b.Live.oid)
+	})
+	if !same || !slices.Equal(before.Remains, r.plan.Remains) {
+		return ErrChangedMeanwhile
+	}
+	return nil
 }
 
 // restore makes and fills the schemas. Its error ends the whole run; what
@@ -325,7 +373,7 @@ func (r *run) report(result *Result, began time.Time) {
 	for _, u := range r.units {
 		t := TenantResult{
 			Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left,
-			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged,
+			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged, Access: u.access,
 		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()

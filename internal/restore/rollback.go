@@ -65,21 +65,31 @@ func listReplaced(ctx context.Context, q pg.Querier) ([]Replaced, error) {
 
 // RollbackOptions say what to swap back.
 type RollbackOptions struct {
-	Server      *pg.Server
-	Schema      string        // whose last replacement is undone
-	Replaced    string        // the name of a replaced schema of it; empty: the newest
+	Server *pg.Server
+	// Schemas are those whose last replacement is undone, all in one transaction.
+	// The tenant name of core means public, unless a schema has that name.
+	Schemas     []string
+	Replaced    string        // the name of a replaced schema of the only one; empty: the newest
 	SwapTimeout time.Duration // 0: a minute
 	Progress    Progress
 	Now         func() time.Time // nil: time.Now
-	// Confirm is asked once it is known what is going to be done.
-	Confirm func(Replaced) error
+	// Confirm is asked once it is known what is going to be done. With Asks the
+	// lock of the database is not held meanwhile, and what was found is looked for
+	// again afterwards.
+	Confirm func([]Replaced) error
+	Asks    bool
 }
 
 // RollbackResult says what a rollback did.
 type RollbackResult struct {
+	Schemas []RolledBack
+	Blocked float64 // seconds for which others could not use the tables
+}
+
+// RolledBack is one schema of a rollback.
+type RolledBack struct {
 	Back     Replaced
-	Replaced string  // what the schema is called now that was live until then; empty: there was none
-	Blocked  float64 // seconds for which others could not use the tables
+	Replaced string // what the schema is called now that was live until then; empty: there was none
 }
 
 // NoReplacedError says that there is no replaced schema to swap back.
@@ -93,7 +103,18 @@ func (e *NoReplacedError) Error() string {
 	return fmt.Sprintf("no replaced schema of %q is kept in the database", e.Schema)
 }
 
-// Rollback swaps a replaced schema back. The schema that is live until then is
+// ErrChangedMeanwhile says that what somebody was asked about is not so any more.
+var ErrChangedMeanwhile = errors.New("the database changed while the question waited for its answer; nothing was done")
+
+// rollback is one at work.
+type rollback struct {
+	RollbackOptions
+	conn  *pgx.Conn
+	all   []Replaced // that are kept in the database
+	backs []Replaced // that go back, core last
+}
+
+// Rollback swaps replaced schemas back. The schemas that are live until then are
 // kept in the same way, so that a rollback can be undone by another.
 func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	if o.SwapTimeout == 0 {
@@ -105,73 +126,173 @@ func Rollback(ctx context.Context, o RollbackOptions) (*RollbackResult, error) {
 	if o.Progress == nil {
 		o.Progress = silent{}
 	}
-	conn, err := o.Server.Connect(ctx)
-	if err != nil {
+	r := &rollback{RollbackOptions: o}
+	defer func() { pg.Close(r.conn) }()
+	if err := r.find(ctx, !o.Asks); err != nil {
 		return nil, err
 	}
-	defer pg.Close(conn)
-	if err := pg.Lock(ctx, conn, "rollback"); err != nil {
-		return nil, err
-	}
-	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
-		return nil, err
-	}
-	note := func(text string) { o.Progress.Note(slog.LevelWarn, "", text) }
-	var list []Replaced
-	err = untilFree(ctx, conn, o.Schema, o.SwapTimeout, note, func() (err error) {
-		list, err = listReplaced(ctx, conn)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(list, func(r Replaced) bool {
-		return r.Schema == o.Schema && (o.Replaced == "" || r.Name == o.Replaced)
-	})
-	if i < 0 {
-		return nil, &NoReplacedError{Schema: o.Schema, Name: o.Replaced}
-	}
-	back := list[i]
 	if o.Confirm != nil {
-		if err := o.Confirm(back); err != nil {
+		if err := o.Confirm(r.backs); err != nil {
 			return nil, err
 		}
 	}
-	if back.Schema == manifest.CoreSchema && !back.objects {
-		return rollbackCore(ctx, conn, o, back)
+	if o.Asks {
+		asked := r.backs
+		if err := r.find(ctx, true); err != nil {
+			return nil, err
+		}
+		if !slices.EqualFunc(asked, r.backs, func(a, b Replaced) bool { return a.oid == b.oid && a.Name == b.Name }) {
+			return nil, ErrChangedMeanwhile
+		}
 	}
-	err = untilFree(ctx, conn, back.Schema, o.SwapTimeout, note, func() error { return parentsInCore(ctx, conn, back, list) })
+	return r.swap(ctx)
+}
+
+func (r *rollback) note(text string) { r.Progress.Note(slog.LevelWarn, "", text) }
+
+// find connects and finds what goes back.
+func (r *rollback) find(ctx context.Context, lock bool) (err error) {
+	pg.Close(r.conn)
+	if r.conn, err = r.Server.Connect(ctx); err != nil {
+		return err
+	}
+	if lock {
+		if err := pg.Lock(ctx, r.conn, "rollback"); err != nil {
+			return err
+		}
+	}
+	if err := setLockTimeout(ctx, r.conn, lockTimeout); err != nil {
+		return err
+	}
+	err = untilFree(ctx, r.conn, r.Schemas[0], r.SwapTimeout, r.note, func() (err error) {
+		r.all, err = listReplaced(ctx, r.conn)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.backs = nil
+	for _, name := range r.Schemas {
+		if name == manifest.CoreTenant {
+			there, err := schemaExists(ctx, r.conn, name)
+			if err != nil {
+				return err
+			}
+			if !there && !slices.ContainsFunc(r.all, func(l Replaced) bool { return l.Schema == name }) {
+				name = manifest.CoreSchema
+			}
+		}
+		i := slices.IndexFunc(r.all, func(l Replaced) bool {
+			return l.Schema == name && (r.Replaced == "" || l.Name == r.Replaced)
+		})
+		if i < 0 {
+			return &NoReplacedError{Schema: name, Name: r.Replaced}
+		}
+		if !slices.ContainsFunc(r.backs, func(b Replaced) bool { return b.Name == r.all[i].Name }) {
+			r.backs = append(r.backs, r.all[i])
+		}
+	}
+	// Tenants are locked before core: so do those who write rows that refer to it.
+	slices.SortStableFunc(r.backs, func(a, b Replaced) int {
+		if a.Schema == b.Schema || a.Schema != manifest.CoreSchema && b.Schema != manifest.CoreSchema {
+			return 0
+		}
+		if a.Schema == manifest.CoreSchema {
+			return 1
+		}
+		return -1
+	})
+	return nil
+}
+
+// core is the place of core among those that go back; -1: it does not.
+func (r *rollback) core() int {
+	return slices.IndexFunc(r.backs, func(b Replaced) bool { return b.Schema == manifest.CoreSchema })
+}
+
+// swap does it.
+func (r *rollback) swap(ctx context.Context) (*RollbackResult, error) {
+	core := r.core()
+	if core >= 0 && r.backs[core].objects && len(r.backs) > 1 {
+		return nil, &UnsupportedError{
+			Reason: "the objects of core were replaced, not only its rows: they cannot go back together with tenants",
+			Remedy: "roll back core (public) alone, then the tenants",
+		}
+	}
+	result := &RollbackResult{}
+	var list []*exchange
+	at := r.Now()
+	for _, back := range r.backs {
+		x, err := r.exchange(ctx, back, at)
+		if err != nil {
+			return nil, err
+		}
+		if x.live.oid == 0 { // nothing is live in its place
+			if len(r.backs) > 1 {
+				return nil, &UnsupportedError{
+					Reason: fmt.Sprintf("there is no live schema %q: what goes back together takes the place of live schemas", back.Schema),
+					Remedy: "roll back that one alone, with a command of its own",
+				}
+			}
+			if err := x.rename(ctx, r.conn, r.SwapTimeout, r.note); err != nil {
+				return nil, err
+			}
+			result.Schemas = []RolledBack{{Back: back}}
+			return result, nil
+		}
+		list = append(list, x)
+		result.Schemas = append(result.Schemas, RolledBack{Back: back, Replaced: x.replaced})
+	}
+	if core >= 0 && list[core].rows != nil {
+		for _, x := range list[:core] {
+			list[core].rows.leave = append(list[core].rows.leave, x.live.name)
+			list[core].rows.take = append(list[core].rows.take, x.incoming)
+		}
+	}
+	blocked, err := swap(ctx, r.Server, r.conn, list, r.SwapTimeout, r.note)
 	if err != nil {
 		return nil, err
 	}
+	result.Blocked = blocked.Seconds()
+	if core >= 0 && list[core].rows != nil {
+		s := &session{run: &run{}, conn: r.conn}
+		for _, p := range refreshViews(ctx, s, list[core].live.oid) {
+			r.note(fmt.Sprintf("materialized view %s: %v; %s", p.Object, p.Err, p.Remedy))
+		}
+	}
+	return result, nil
+}
+
+// exchange prepares the way back of one schema.
+func (r *rollback) exchange(ctx context.Context, back Replaced, at time.Time) (*exchange, error) {
 	own := ""
 	if back.comment != nil {
 		own = *back.comment
 	}
-	result := &RollbackResult{Back: back}
-	x := exchange{incoming: back.Name, comment: commentSQL(back.Schema, own)}
-	x.live.name, x.objects = back.Schema, back.objects
-	err = conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
-	if errors.Is(err, pgx.ErrNoRows) {
-		if err := x.rename(ctx, conn, o.SwapTimeout, note); err != nil {
+	x := &exchange{
+		incoming: back.Name, comment: commentSQL(back.Schema, own), objects: back.objects,
+		live: live{name: back.Schema}, label: label{State: stateReplaced, Schema: back.Schema, At: at},
+	}
+	if r.core() < 0 { // else the exchange of core looks itself
+		err := untilFree(ctx, r.conn, back.Schema, r.SwapTimeout, r.note, func() error { return parentsInCore(ctx, r.conn, back, r.all) })
+		if err != nil {
 			return nil, err
 		}
-		return result, nil
+	}
+	err := r.conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return x, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look for schema %q: %w", back.Schema, err)
 	}
-	at := o.Now()
-	if x.replaced, err = freeName(ctx, conn, back.Schema, "replaced", at); err != nil {
+	if x.replaced, err = freeName(ctx, r.conn, back.Schema, "replaced", at); err != nil {
 		return nil, err
 	}
-	x.label = label{State: stateReplaced, Schema: back.Schema, At: at}
-	blocked, err := swap(ctx, o.Server, conn, []*exchange{&x}, o.SwapTimeout, note)
-	if err != nil {
-		return nil, err
+	if back.Schema == manifest.CoreSchema && !back.objects {
+		x.rows = &rowSwap{public: x.live.oid, other: back.Name, again: true, replaced: x.replaced, label: x.label}
 	}
-	result.Replaced, result.Blocked = x.replaced, blocked.Seconds()
-	return result, nil
+	return x, nil
 }
 
 // The kinds of schemas that restores leave.
@@ -200,9 +321,12 @@ type DropOptions struct {
 	// any case.
 	Before time.Time
 	DryRun bool
-	// Confirm is asked with all that is going to be dropped, unless it is
-	// nothing.
-	Confirm func([]Dropped) error
+	// Only says which of these are to go. Nil: all.
+	Only func(Dropped) bool
+	// Kept is told of the replaced schemas before any of them goes, while no
+	// restore is at work; an error keeps them all. It is not called in a dry run.
+	// Nil: nobody needs to know.
+	Kept func(context.Context, []Replaced) error
 }
 
 // DropOwn drops schemas that nobody needs any more: those that restores
@@ -222,34 +346,14 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 	if err := setLockTimeout(ctx, conn, lockTimeout); err != nil {
 		return nil, err
 	}
-	all, err := listLabelled(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	var list []Dropped
-	var remains []remainder
-	for _, l := range all {
-		if l.State == stateRecovered || l.State != stateStaging && !l.At.Before(o.Before) {
-			continue
-		}
-		d := Dropped{Name: l.name, Schema: l.Schema, Kind: kindOf(l.State), At: l.At}
-		err := untilFree(ctx, conn, l.name, defaultSwapTimeout, func(string) {}, func() error {
-			return conn.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
-				FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
-		})
-		if err != nil {
-			return nil, fmt.Errorf("look at schema %q: %w", l.name, err)
-		}
-		list = append(list, d)
-		remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
-	}
-	if len(list) == 0 || o.DryRun {
-		return list, nil
-	}
-	if o.Confirm != nil {
-		if err := o.Confirm(list); err != nil {
+	if o.Kept != nil && !o.DryRun {
+		if err := o.tellKept(ctx, conn); err != nil {
 			return nil, err
 		}
+	}
+	list, remains, err := o.find(ctx, conn)
+	if err != nil || len(list) == 0 || o.DryRun {
+		return list, err
 	}
 	s := &session{run: &run{}, conn: conn}
 	if err := s.set(ctx); err != nil {
@@ -261,6 +365,44 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 		list[i].Dependents = k.dependents
 	}
 	return list, err
+}
+
+func (o *DropOptions) tellKept(ctx context.Context, conn *pgx.Conn) error {
+	var kept []Replaced
+	err := untilFree(ctx, conn, "of restores", defaultSwapTimeout, func(string) {}, func() (err error) {
+		kept, err = listReplaced(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return o.Kept(ctx, kept)
+}
+
+// find finds the schemas that are to be dropped.
+func (o *DropOptions) find(ctx context.Context, conn *pgx.Conn) (list []Dropped, remains []remainder, err error) {
+	all, err := listLabelled(ctx, conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, l := range all {
+		if l.State == stateRecovered || l.State != stateStaging && !l.At.Before(o.Before) {
+			continue
+		}
+		d := Dropped{Name: l.name, Schema: l.Schema, Kind: kindOf(l.State), At: l.At}
+		err := untilFree(ctx, conn, l.name, defaultSwapTimeout, func(string) {}, func() error {
+			return conn.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
+				FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("look at schema %q: %w", l.name, err)
+		}
+		if o.Only == nil || o.Only(d) {
+			list = append(list, d)
+			remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+		}
+	}
+	return list, remains, nil
 }
 
 func kindOf(s state) string {

@@ -23,7 +23,7 @@ func TestRollbackWithoutLiveSchema(t *testing.T) {
 	result, _, err := b.into(t, t.Context(), db, only("a", "b"), replace)
 	must(t, result, err)
 	db.Exec(t, "DROP SCHEMA a CASCADE")
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "a", SwapTimeout: 500 * time.Millisecond}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}, SwapTimeout: 500 * time.Millisecond}
 
 	holder := db.Conn(t)
 	if _, err := holder.Exec(t.Context(), "BEGIN; LOCK TABLE b.customers IN ROW EXCLUSIVE MODE"); err != nil {
@@ -35,7 +35,7 @@ func TestRollbackWithoutLiveSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if back, err := restore.Rollback(t.Context(), o); err != nil || back.Replaced != "" {
+	if back, err := restore.Rollback(t.Context(), o); err != nil || back.Schemas[0].Replaced != "" {
 		t.Fatalf("rollback: %+v, %v", back, err)
 	}
 	if got := db.Query(t, "SELECT confrelid::regclass FROM pg_constraint WHERE conname = 'orders_visitor_fkey' AND connamespace = 'a'::regnamespace"); !slices.Equal(got, []string{"b.customers"}) {
@@ -58,7 +58,7 @@ func TestRollbackBehindAlterTable(t *testing.T) {
 	if _, err := holder.Exec(t.Context(), "BEGIN; ALTER TABLE reports.notes ADD held int"); err != nil {
 		t.Fatal(err)
 	}
-	o := restore.RollbackOptions{Server: server(t, db), Schema: "a", SwapTimeout: 500 * time.Millisecond}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}, SwapTimeout: 500 * time.Millisecond}
 	_, err = restore.Rollback(t.Context(), o)
 	mustHold(t, err, int(holder.PgConn().PID()))
 	script := dump(t, db, "--schema", "a", "--no-owner")
@@ -103,9 +103,6 @@ func TestNamesThatBeginAlike(t *testing.T) {
 	if len(given) != len(names) {
 		t.Errorf("names given: %v", given)
 	}
-	if first, second := restore.RecoveredName(names[0], now), restore.RecoveredName(names[1], now); first == second || first != restore.RecoveredName(names[0], now) {
-		t.Errorf("single tables would go to %q and %q", first, second)
-	}
 	dropOwn(t, db)
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 }
@@ -125,7 +122,7 @@ func TestForgedLabel(t *testing.T) {
 		COMMENT ON SCHEMA keep__replaced_20200101_000000 IS 'tenantkeep: {"state":"archived","schema":"a","at":"2020-01-01T00:00:00Z"}'`)
 	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
 	var none *restore.NoReplacedError
-	if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schema: "a"}); !errors.As(err, &none) {
+	if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a"}}); !errors.As(err, &none) {
 		t.Errorf("rollback gave %v", err)
 	}
 	list, err := restore.DropOwn(t.Context(), restore.DropOptions{Server: server(t, db), Before: time.Now().AddDate(100, 0, 0)})
@@ -134,4 +131,50 @@ func TestForgedLabel(t *testing.T) {
 	}
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 	db.Exec(t, "DROP OWNED BY restore_forger; DROP ROLE restore_forger")
+}
+
+// Core and tenants that were restored together go back together, by the name of
+// core too, and rows that would not find their parents keep all of them.
+func TestRollbackTogether(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	suite(t, db, "a", "b")
+	b := save(t, db)
+	db.Exec(t, `INSERT INTO public.clients (id, name) VALUES (900, 'later'); INSERT INTO a.orders (client) VALUES (900); DELETE FROM b.orders; REFRESH MATERIALIZED VIEW public.totals`)
+	today := pgtest.Fingerprint(t, db, pgtest.Compare{Schemas: []string{"a", "b", "public"}})
+	result, _, err := b.into(t, t.Context(), db, replace)
+	must(t, result, err)
+	_, n, err := b.into(t, t.Context(), db, only("public"), replace, func(o *restore.Options) { o.DryRun = true })
+	if err != nil || !n.has(result.Tenants[1].Replaced+`" (`) || !n.has("tenantkeep cleanup drops them") {
+		t.Errorf("what refers to core and was replaced is not named: %v, %q", err, n.all)
+	}
+	o := restore.RollbackOptions{Server: server(t, db), Schemas: []string{"a", "b"}}
+	var orphaned *restore.OrphanedError
+	if _, err := restore.Rollback(t.Context(), o); !errors.As(err, &orphaned) {
+		t.Errorf("rollback of the tenants without core: %v", err)
+	}
+	o.Schemas = []string{"core", "a", "b", "a"}
+	o.Asks = true
+	o.Confirm = func(list []restore.Replaced) error {
+		if len(list) != 3 || list[2].Schema != "public" {
+			t.Errorf("asked about %+v", list)
+		}
+		_, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: o.Server, Schemas: []string{"b"}}) // somebody else
+		return err
+	}
+	if _, err := restore.Rollback(t.Context(), o); !errors.Is(err, restore.ErrChangedMeanwhile) {
+		t.Errorf("what was asked about changed: %v", err)
+	}
+	if _, err := restore.Rollback(t.Context(), restore.RollbackOptions{Server: o.Server, Schemas: []string{"b"}}); err != nil {
+		t.Fatal(err)
+	}
+	o.Asks, o.Confirm = false, nil
+	back, err := restore.Rollback(t.Context(), o)
+	if err != nil || len(back.Schemas) != 3 || back.Schemas[0].Replaced == "" {
+		t.Fatalf("rollback: %+v, %v", back, err)
+	}
+	if got := db.Query(t, "SELECT count(*) FROM a.orders o JOIN public.clients c ON c.id = o.client WHERE c.id = 900"); got[0] != "1" {
+		t.Errorf("%s rows of today", got)
+	}
+	pgtest.RequireState(t, today, db, pgtest.Compare{Schemas: []string{"a", "b", "public"}})
 }

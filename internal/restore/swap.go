@@ -33,13 +33,11 @@ const (
 // exchange is one schema that takes the place of another.
 type exchange struct {
 	live     live
-	incoming string // takes the name of the live one
-	comment  string // the statement that gives it its own comment, by its new name
-	replaced string // what the live one is called then
-	label    label  // of the replaced one
-	// loaded is when, by the server's clock, the rows of the incoming one were
-	// there, for all transactions that began later. Zero: long ago.
-	loaded time.Time
+	incoming string  // takes the name of the live one
+	comment  string  // the statement that gives it its own comment, by its new name
+	replaced string  // what the live one is called then
+	label    label   // of the replaced one
+	loaded   arrival // of the rows of the incoming one
 	// turned are statements that make what refers from the incoming schema to
 	// others that were replaced refer to the live ones.
 	turned []string
@@ -47,6 +45,21 @@ type exchange struct {
 	rows *rowSwap
 	// objects says that it is core, whose objects are exchanged one by one.
 	objects bool
+}
+
+// arrival is when the rows of a schema were there. Zero: long ago.
+type arrival struct {
+	at      time.Time // by the server's clock: transactions that began later see them
+	horizon string    // a transaction id: snapshots with no older one in progress see them; empty: not known
+}
+
+// readArrival is for rows that were committed a moment ago.
+func readArrival(ctx context.Context, q pg.Querier) (a arrival, err error) {
+	err = q.QueryRow(ctx, `SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, pg_catalog.clock_timestamp()`).Scan(&a.horizon, &a.at)
+	if err != nil {
+		return a, fmt.Errorf("read the server's clock: %w", err)
+	}
+	return a, nil
 }
 
 // SwapError says that the locks for a swap were not to be had. Nothing was
@@ -59,9 +72,10 @@ type SwapError struct {
 }
 
 // Holder is a session that has a lock on a table of the live schema, or an old
-// snapshot.
+// snapshot, or a prepared transaction with such a lock.
 type Holder struct {
-	PID         int
+	PID         int    // 0: a prepared transaction
+	Prepared    string // its global identifier
 	Application string
 	User        string
 	State       string    // as pg_stat_activity has it
@@ -78,6 +92,10 @@ func (e *SwapError) Error() string {
 		holds := h.Table
 		if holds == "" {
 			holds = "a snapshot from before the restore, through which the restored tables would be empty"
+		}
+		if h.PID == 0 {
+			fmt.Fprintf(&b, "\n  prepared transaction %q of %s holds %s; it was prepared %s", h.Prepared, h.User, holds, h.Transaction.UTC().Format("2006-01-02 15:04:05 UTC"))
+			continue
 		}
 		fmt.Fprintf(&b, "\n  server process %d (%q, user %s, %s) holds %s", h.PID, h.Application, h.User, h.State, holds)
 		if !h.Transaction.IsZero() {
@@ -100,6 +118,9 @@ func (e *SwapError) Unwrap() error { return e.Err }
 func (e *SwapError) Hint() string {
 	if len(e.Holders) == 0 {
 		return "try again"
+	}
+	if h := e.Holders[0]; h.PID == 0 {
+		return fmt.Sprintf("whoever prepared it has to end it: COMMIT PREPARED %[1]s or ROLLBACK PREPARED %[1]s, in this database as %[2]s", pg.Literal(h.Prepared), h.User)
 	}
 	return fmt.Sprintf("wait until these sessions are done, or end one with: SELECT pg_terminate_backend(%d)", e.Holders[0].PID)
 }
@@ -441,13 +462,16 @@ func exclusiveHolders(ctx context.Context, q pg.Querier) ([]Holder, error) {
 // findHolders finds the sessions that have locks for which a condition is true.
 func findHolders(ctx context.Context, q pg.Querier, condition string, arg any) ([]Holder, error) {
 	rows, err := q.Query(ctx, `
-		SELECT DISTINCT ON (coalesce(a.xact_start, 'infinity'), l.pid) l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''),
-			coalesce(a.state, ''), l.relation::regclass::text, a.xact_start, a.query_start
+		SELECT DISTINCT ON (coalesce(a.xact_start, p.prepared, 'infinity'), l.pid, p.gid) coalesce(l.pid, 0), coalesce(p.gid, ''), coalesce(a.application_name, ''),
+			coalesce(a.usename, p.owner, ''), coalesce(a.state, ''), l.relation::regclass::text, coalesce(a.xact_start, p.prepared), a.query_start
 		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 		LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		LEFT JOIN LATERAL (
+			SELECT x.* FROM pg_catalog.pg_locks own JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = own.transactionid
+			WHERE own.pid IS NULL AND own.locktype = 'transactionid' AND own.virtualtransaction = l.virtualtransaction) p ON l.pid IS NULL
 		WHERE l.granted AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND `+condition+` AND l.pid <> pg_catalog.pg_backend_pid()
-		ORDER BY coalesce(a.xact_start, 'infinity'), l.pid, c.relkind <> 'r', l.relation LIMIT $2`, arg, maxHolders)
+		AND `+condition+` AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+		ORDER BY coalesce(a.xact_start, p.prepared, 'infinity'), l.pid, p.gid, c.relkind <> 'r', l.relation LIMIT $2`, arg, maxHolders)
 	if err != nil {
 		return nil, fmt.Errorf("find who uses the tables: %w", err)
 	}
@@ -457,7 +481,7 @@ func findHolders(ctx context.Context, q pg.Querier, condition string, arg any) (
 func collectHolders(rows pgx.Rows) ([]Holder, error) {
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h Holder, err error) {
 		var transaction, query *time.Time
-		err = row.Scan(&h.PID, &h.Application, &h.User, &h.State, &h.Table, &transaction, &query)
+		err = row.Scan(&h.PID, &h.Prepared, &h.Application, &h.User, &h.State, &h.Table, &transaction, &query)
 		if transaction != nil {
 			h.Transaction = *transaction
 		}
@@ -472,21 +496,32 @@ func collectHolders(rows pgx.Rows) ([]Holder, error) {
 	return list, nil
 }
 
-// oldSnapshots are the sessions whose transaction began before the restored rows
-// were there and goes on reading as of then: REPEATABLE READ and SERIALIZABLE.
-// They would find the restored tables, by their name, and see them empty. A
-// statement that is a transaction of its own has its tables already. A role that
-// is no member of pg_read_all_stats sees sessions of its own only.
-func oldSnapshots(ctx context.Context, q pg.Querier, loaded time.Time) ([]Holder, error) {
-	if loaded.IsZero() {
+// oldSnapshots are the sessions that have a snapshot from before the restored
+// rows were there: transactions that are REPEATABLE READ or SERIALIZABLE, and
+// statements that run since then. They would find the restored tables by their
+// name, and see them empty: a statement has the tables that it names itself, but
+// not yet those that a function of it is going to name. A snapshot that is not
+// older than the horizon is none of these. VACUUM and the like, which read no
+// other tables, and sessions of other databases do not count. A role that is no
+// member of pg_read_all_stats sees sessions of its own only.
+func oldSnapshots(ctx context.Context, q pg.Querier, loaded arrival) ([]Holder, error) {
+	if loaded.at.IsZero() {
 		return nil, nil
 	}
 	rows, err := q.Query(ctx, `
-		SELECT pid, coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
-		FROM pg_catalog.pg_stat_activity
-		WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
-		AND backend_xmin IS NOT NULL AND xact_start < $1 AND (state = 'idle in transaction' OR xact_start < query_start)
-		ORDER BY xact_start, pid LIMIT $2`, loaded, maxHolders)
+		SELECT pid, '', coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''), '', xact_start, query_start
+		FROM pg_catalog.pg_stat_activity a
+		WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name !~ '^tenantkeep'
+		AND coalesce(backend_type, '') NOT IN ('autovacuum worker', 'parallel worker') -- whose leader is listed
+		AND backend_xmin IS NOT NULL AND xact_start < $1
+		-- Ids are compared within half of their range.
+		AND ($3 = '' OR pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric - nullif($3, '')::numeric > 2000000000
+			OR pg_catalog.age(backend_xmin) > pg_catalog.age(nullif($3, '')::xid8::xid))
+		AND NOT (xact_start >= query_start AND EXISTS (
+			SELECT FROM pg_catalog.pg_stat_progress_vacuum p WHERE p.pid = a.pid
+			UNION ALL SELECT FROM pg_catalog.pg_stat_progress_analyze p WHERE p.pid = a.pid
+			UNION ALL SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = a.pid))
+		ORDER BY xact_start, pid LIMIT $2`, loaded.at, maxHolders, loaded.horizon)
 	if err != nil {
 		return nil, fmt.Errorf("look for old snapshots: %w", err)
 	}
@@ -616,9 +651,9 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		return err
 	}
 	// From here on the staging survives whatever happens: it is whole.
-	var now time.Time
-	if err := r.main.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&now); err != nil {
-		return fmt.Errorf("read the server's clock: %w", err)
+	now, err := readArrival(ctx, r.main)
+	if err != nil {
+		return err
 	}
 	var staged strings.Builder
 	var names []string
@@ -630,7 +665,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		} else {
 			u.loaded = now
 		}
-		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded, Comment: u.comment}
+		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded.at, Horizon: u.loaded.horizon, Comment: u.comment}
 		for _, p := range u.problems {
 			l.Lacks = append(l.Lacks, p.statement)
 		}
@@ -651,7 +686,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		if len(u.problems) > 0 && !r.Incomplete {
 			return &IncompleteError{Schema: u.target, Staged: u.staged, Problems: u.problems}
 		}
-		if err := r.orphans(ctx, u); err != nil {
+		if err := r.judge(ctx, u); err != nil {
 			return err
 		}
 	}
@@ -659,19 +694,12 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 	if err != nil {
 		return err
 	}
-	var list []*exchange
-	for _, u := range units {
-		at := r.Now()
-		replaced, err := freeName(ctx, r.main, u.target, "replaced", at)
-		if err != nil {
-			return err
-		}
-		list = append(list, &exchange{
-			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
-			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
-		})
+	list, err := r.exchanges(ctx, units, point)
+	var blocked time.Duration
+	if err == nil {
+		blocked, err = swap(ctx, r.Server, r.main, list, r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
 	}
-	blocked, err := swap(ctx, r.Server, r.main, list, r.SwapTimeout, func(text string) { r.Progress.Note(slog.LevelWarn, "", text) })
+	r.settle(ctx, point, err)
 	if err != nil {
 		return err
 	}
@@ -693,6 +721,35 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		}
 	}
 	return nil
+}
+
+// exchanges are those of units whose live schemas were saved as a point.
+func (r *run) exchanges(ctx context.Context, units []*unit, point string) (list []*exchange, err error) {
+	for _, u := range units {
+		at := r.Now()
+		replaced, err := freeName(ctx, r.main, u.target, "replaced", at)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &exchange{
+			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
+			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
+		})
+	}
+	return list, nil
+}
+
+// settle tells what became of the restore for which a rollback point was saved.
+// After a commit whose answer was lost the label of the replaced schema tells.
+func (r *run) settle(ctx context.Context, point string, err error) {
+	if point == "" || r.Swapped == nil || err != nil && pg.Lost(err) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := r.Swapped(ctx, point, err == nil); err != nil {
+		r.Progress.Note(slog.LevelWarn, "", err.Error())
+	}
 }
 
 // savePoint backs up live schemas before they are replaced, unless nobody wants
@@ -770,12 +827,50 @@ func (e *OrphansError) Hint() string {
 	return "restore those schemas from the same backup together, or delete these rows first"
 }
 
-// orphans looks for rows elsewhere that would be left without a parent.
-func (r *run) orphans(ctx context.Context, u *unit) error {
-	list, err := pg.ListReferences(ctx, r.main, u.live.oid)
+// judge looks whether a unit can take the place of the live schema, before
+// anything is done about it: not after a rollback point was made.
+func (r *run) judge(ctx context.Context, u *unit) error {
+	var list []pg.Reference
+	note := func(text string) { r.Progress.Note(slog.LevelWarn, "", text) }
+	err := untilFree(ctx, r.main, u.target, r.SwapTimeout, note, func() (err error) {
+		list, err = pg.ListReferences(ctx, r.main, u.live.oid)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	if err := r.fits(ctx, u, slices.Clone(list)); err != nil {
+		return err
+	}
+	if err := r.orphans(ctx, u, list); err != nil {
+		return err
+	}
+	return r.compareAccess(ctx, u)
+}
+
+// compareAccess notes how owners and grants of the live schema differ.
+func (r *run) compareAccess(ctx context.Context, u *unit) error {
+	var staging uint32
+	if err := r.main.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.staging).Scan(&staging); err != nil {
+		return fmt.Errorf("look for schema %q: %w", u.mask.staging, err)
+	}
+	was, err := readAccess(ctx, r.main, u.live.oid)
+	if err != nil {
+		return err
+	}
+	is, err := readAccess(ctx, r.main, staging)
+	if err != nil {
+		return err
+	}
+	if u.objects != nil { // schema public itself stays
+		delete(was, "schema")
+	}
+	u.access = was.changes(is, r.NoOwner, r.NoPrivileges)
+	return nil
+}
+
+// orphans looks for rows elsewhere that would be left without a parent.
+func (r *run) orphans(ctx context.Context, u *unit, list []pg.Reference) error {
 	found := map[string]int64{}
 	for _, ref := range list {
 		sql := ref.Orphans(u.mask.staging)

@@ -67,9 +67,10 @@ type unit struct {
 	replaced string              // name of the schema whose place was taken
 	point    string              // its backup
 	blocked  time.Duration
-	staged   string    // the schema that could not be swapped in
-	loaded   time.Time // when the rows were there, by the server's clock
-	lacks    []int     // of a resumed one, see label
+	access   []AccessChange // how it differs from the schema whose place it takes
+	staged   string         // the schema that could not be swapped in
+	loaded   arrival
+	lacks    []int // of a resumed one, see label
 }
 
 // fail gives the unit up; the first reason is kept.

@@ -24,11 +24,15 @@ type PointOptions struct {
 	// Standing are the points whose replaced schemas are still in that database,
 	// with the names of these.
 	Standing map[string]string
+	// Dead are the points of restores that failed or died before they replaced
+	// anything.
+	Dead map[string]bool
 }
 
 // Points decides about rollback points, which are backups of what restores
-// replaced. A point goes when it is old, its replaced schema is known to be
-// dropped, and a complete backup of all that it holds was made after it.
+// replaced. A dead point goes unless it is pinned. Any other goes when it is old,
+// its replaced schema is known to be dropped, and a complete backup of all that it
+// holds was made after it.
 func Points(points, backups []Backup, o PointOptions) []Decision {
 	after := newestOf(backups, o.Now)
 	decisions := make([]Decision, 0, len(points))
@@ -40,30 +44,35 @@ func Points(points, backups []Backup, o PointOptions) []Decision {
 	}
 	for _, p := range points {
 		d := Decision{ID: p.ID, Keep: true}
-		keep := func(rule Rule, text string) { d.Reasons = append(d.Reasons, Reason{rule, text}) }
+		why := func(rule Rule, text string) { d.Reasons = append(d.Reasons, Reason{rule, text}) }
 		if p.Pin != nil {
-			keep(Pinned, pinText(*p.Pin))
+			why(Pinned, pinText(*p.Pin))
 		}
 		age := o.Now.Sub(p.Time)
 		switch {
 		case p.Manifest == nil:
-			keep(Unreadable, "its manifest cannot be read")
+			why(Unreadable, "its manifest cannot be read")
+		case o.Dead[p.ID]:
 		case age < 0:
-			keep(Future, "its time is yet to come: a clock was wrong")
+			why(Future, "its time is yet to come: a clock was wrong")
 		case age < max(o.Keep, young):
-			keep(Young, "younger than "+span(max(o.Keep, young)))
+			why(Young, "younger than "+span(max(o.Keep, young)))
 		case o.SameDatabase == nil || !o.SameDatabase(p.Manifest):
-			keep(Unknown, "whether its replaced schema still stands is not known: its database was not looked into")
+			why(Unknown, "whether its replaced schema still stands is not known: its database was not looked into")
 		case o.Standing[p.ID] != "":
-			keep(Standing, "its replaced schema still stands as "+called(o.Standing[p.ID]))
+			why(Standing, "its replaced schema still stands as "+called(o.Standing[p.ID]))
 		default:
 			if name, ok := onlyCopy(p, after); ok {
-				keep(OnlyCopy, "no complete backup of "+called(name)+" was made since")
+				why(OnlyCopy, "no complete backup of "+called(name)+" was made since")
 			}
 		}
 		if len(d.Reasons) == 0 {
 			d.Keep = false
-			keep(Expired, "older than "+span(o.Keep)+", its replaced schema is gone, and backups were made since")
+			if o.Dead[p.ID] {
+				why(Dead, "the restore that saved it replaced nothing")
+			} else {
+				why(Expired, "older than "+span(o.Keep)+", its replaced schema is gone, and backups were made since")
+			}
 			if unreadable != "" {
 				d.Keep = true
 				d.Reasons = []Reason{{Held, "would go, but the manifest of rollback point " + unreadable + " cannot be read, and nobody knows what it needs"}}

@@ -80,6 +80,7 @@ const (
 	Expired  Rule = "expired"  // its own retention days are over
 	Outvoted Rule = "outvoted" // its days, weeks and months are over, or have newer backups
 	Replaced Rule = "replaced" // partial or doubtful, and there are better ones
+	Dead     Rule = "dead"     // a rollback point of a restore that replaced nothing
 )
 
 // Reason is a rule and what it found, for people.

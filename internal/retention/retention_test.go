@@ -223,7 +223,7 @@ func TestPoints(t *testing.T) {
 	rules := func(o PointOptions) (got []Rule) {
 		for _, d := range Points(points, h.backups, o) {
 			got = append(got, d.Reasons[0].Rule)
-			if d.Keep == (d.Reasons[0].Rule == Expired) {
+			if d.Keep == (d.Reasons[0].Rule == Expired || d.Reasons[0].Rule == Dead) {
 				t.Errorf("%s: keep %v, %s", d.ID, d.Keep, d.Why())
 			}
 		}
@@ -241,9 +241,16 @@ func TestPoints(t *testing.T) {
 	if got, want := rules(o), []Rule{Unknown, Pinned, Unknown, Unknown, Unknown, Unknown}; !slices.Equal(got, want) {
 		t.Errorf("without a database got %v, want %v", got, want)
 	}
+	// Young ones go too, and what somebody wants to keep stays.
+	o.Keep = 37 * 24 * time.Hour
+	o.Dead = map[string]bool{points[1].ID: true, points[2].ID: true, points[5].ID: true}
+	if got, want := rules(o), []Rule{Unknown, Pinned, Dead, Unknown, Young, Dead}; !slices.Equal(got, want) {
+		t.Errorf("with dead ones got %v, want %v", got, want)
+	}
+	o.Keep = 0
 	points[5].Manifest = nil
 	o.SameDatabase = func(*manifest.Manifest) bool { return true }
-	if got, want := rules(o), []Rule{Held, Pinned, OnlyCopy, OnlyCopy, Standing, Unreadable}; !slices.Equal(got, want) {
+	if got, want := rules(o), []Rule{Held, Pinned, Held, OnlyCopy, Standing, Unreadable}; !slices.Equal(got, want) {
 		t.Errorf("with an unreadable one got %v, want %v", got, want)
 	}
 }

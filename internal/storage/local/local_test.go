@@ -480,6 +480,9 @@ func TestKilledHolder(t *testing.T) {
 	if err != nil {
 		t.Fatalf("after it was killed: %v", err)
 	}
+	if files, err := filepath.Glob(filepath.Join(dir, lockDir, "*"+holderSuffix)); err != nil || len(files) != 1 {
+		t.Errorf("after the next one has the lock: %s, %v", files, err)
+	}
 	_, err = s.Lock(t.Context(), "repository", false, []byte("loser"))
 	locked, ok = errors.AsType[*storage.LockedError](err)
 	if !ok || len(locked.Holders) != 1 || string(locked.Holders[0]) != "next" {
