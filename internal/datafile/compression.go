@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -109,6 +110,13 @@ func Detect(head []byte) Algorithm {
 // decompressor opens one frame for reading. maxWindow bounds the memory that a
 // hostile frame can ask for.
 const maxWindow = 128 << 20
+
+// wholeDecoder is for frames of zstd that are decompressed in one piece. It may be
+// used from several goroutines.
+var wholeDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxWindow(maxWindow),
+		zstd.WithDecoderMaxMemory(2*maxWhole), zstd.WithDecoderLowmem(true))
+})
 
 func decompressor(a Algorithm, r io.Reader) (io.ReadCloser, error) {
 	switch a {

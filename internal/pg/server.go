@@ -60,7 +60,7 @@ func Parse(databaseURL string) (*Server, error) {
 		return nil, err // pgx masks the password
 	}
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+		return pgproto3.NewFrontend(bufio.NewReaderSize(&gatherer{r: r, pause: pause}, readBuffer), w)
 	}
 	if config.Database == "" {
 		config.Database = config.User

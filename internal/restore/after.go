@@ -22,7 +22,7 @@ func (r *run) indexes(ctx context.Context) error {
 	r.Progress.Start("index", 0, 0)
 	var tasks []task
 	for _, u := range r.alive() {
-		tasks = append(tasks, task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {
+		tasks = append(tasks, task{unit: u, size: u.bytes(), builds: u.bytes() >= bigTable, run: func(ctx context.Context, s *session) ([]task, error) {
 			next, err := r.planIndexes(ctx, u)
 			if err != nil || u.bytes() >= bigTable {
 				return next, err
@@ -43,25 +43,16 @@ func (r *run) indexes(ctx context.Context) error {
 // tableKey names a table of any schema.
 type tableKey struct{ schema, name string }
 
-// planIndexes makes the tasks for the indexes of a unit. Constraints take their
-// table for themselves, so that those of one table stand in one task; the
-// indexes of a big table follow it, each in a task of its own. Small tables
-// share tasks.
-func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
+// indexSteps are the steps that make the indexes of a unit, by table.
+func (r *run) indexSteps(ctx context.Context, u *unit) (order []tableKey, byTable map[tableKey][]step, err error) {
 	phase := phasesOf(u.file.Index)
 	steps, err := u.steps(ctx, func(i int, s datafile.Statement) bool {
 		return u.file.Index.Frames[s.Frame].Kind == datafile.PostDataFrame && phase[i] == phaseIndexes && !r.skipped(u, s)
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	sizes := map[tableKey]int64{}
-	for i := range u.file.Index.Tables {
-		t := &u.file.Index.Tables[i]
-		sizes[tableKey{u.tableSchema(t), t.Name}] = t.Bytes
-	}
-	var order []tableKey
-	byTable := map[tableKey][]step{}
+	byTable = map[tableKey][]step{}
 	for _, st := range steps {
 		key := tableKey{u.schemaOf(st.Statement), st.Table}
 		if byTable[key] == nil {
@@ -69,6 +60,19 @@ func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
 		}
 		byTable[key] = append(byTable[key], st)
 	}
+	return order, byTable, nil
+}
+
+// planIndexes makes the tasks for the indexes of a unit. Constraints take their
+// table for themselves, so that those of one table stand in one task; the
+// indexes of a big table follow it, each in a task of its own. Small tables
+// share tasks.
+func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
+	order, byTable, err := r.indexSteps(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	sizes := u.tableSizes()
 	var tasks []task
 	var small []step
 	var smallSize int64
@@ -88,27 +92,68 @@ func (r *run) planIndexes(ctx context.Context, u *unit) ([]task, error) {
 			}
 			continue
 		}
-		if u.mask != nil {
-			tasks = append(tasks, r.buildInPlace(u, size, list)...)
-			continue
+		if u.early[key] {
+			list = slices.DeleteFunc(list, onColumns)
 		}
-		var constraints []step
-		var indexes []task
-		for _, st := range list {
-			if st.Kind == kindConstraint {
-				constraints = append(constraints, st)
-			} else {
-				indexes = append(indexes, r.stepsTask(u, size, []step{st}, nil))
-			}
-		}
-		if len(constraints) == 0 {
-			tasks = append(tasks, indexes...)
-		} else {
-			tasks = append(tasks, r.stepsTask(u, size, constraints, indexes))
-		}
+		tasks = append(tasks, r.bigIndexes(u, size, list)...)
 	}
 	flush()
 	return tasks, nil
+}
+
+// planEarly makes the tasks for those indexes of big tables that need not wait
+// for the rows of other tables: building them takes processor time, while the
+// load waits for the disk every now and then.
+func (r *run) planEarly(ctx context.Context, u *unit) (map[tableKey][]task, error) {
+	if u.core || u.bytes() < bigTable {
+		return nil, nil
+	}
+	order, byTable, err := r.indexSteps(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	sizes := u.tableSizes()
+	early := map[tableKey][]task{}
+	u.early = map[tableKey]bool{}
+	for _, key := range order {
+		if sizes[key] < bigTable {
+			continue
+		}
+		list := slices.DeleteFunc(byTable[key], func(st step) bool { return !onColumns(st) })
+		early[key] = r.bigIndexes(u, sizes[key], list)
+		u.early[key] = true
+	}
+	return early, nil
+}
+
+// onColumns reports whether an index or constraint is on columns alone. A
+// function or a condition would have more parentheses, and a function may read
+// other tables.
+func onColumns(st step) bool {
+	return (st.Kind == kindIndex || st.Kind == kindConstraint) && strings.Count(st.sql, "(") == 1 && strings.Count(st.sql, ";") == 1
+}
+
+// bigIndexes makes the tasks for some of the indexes of a big table.
+func (r *run) bigIndexes(u *unit, size int64, list []step) []task {
+	if len(list) == 0 {
+		return nil
+	}
+	if u.mask != nil {
+		return r.buildInPlace(u, size, list)
+	}
+	var constraints []step
+	var indexes []task
+	for _, st := range list {
+		if st.Kind == kindConstraint {
+			constraints = append(constraints, st)
+		} else {
+			indexes = append(indexes, r.stepsTask(u, size, []step{st}, nil))
+		}
+	}
+	if len(constraints) == 0 {
+		return indexes
+	}
+	return []task{r.stepsTask(u, size, constraints, indexes)}
 }
 
 // buildInPlace makes the tasks for the indexes of a big table of a staging
@@ -141,7 +186,7 @@ func (r *run) buildInPlace(u *unit, size int64, list []step) []task {
 	pending.Store(int64(len(indexes)))
 	var tasks []task
 	for _, st := range indexes {
-		tasks = append(tasks, task{unit: u, size: size, run: func(ctx context.Context, s *session) ([]task, error) {
+		tasks = append(tasks, task{unit: u, size: size, builds: true, run: func(ctx context.Context, s *session) ([]task, error) {
 			failed, err := s.execAll(ctx, []step{st})
 			r.deferAll(failed)
 			if pending.Add(-1) == 0 && len(rest) > 0 {
@@ -153,10 +198,10 @@ func (r *run) buildInPlace(u *unit, size int64, list []step) []task {
 	return tasks
 }
 
-// stepsTask runs steps and defers those that fail; other tasks become possible
-// by it.
+// stepsTask runs steps that build indexes and defers those that fail; other
+// tasks become possible by it.
 func (r *run) stepsTask(u *unit, size int64, steps []step, next []task) task {
-	return task{unit: u, size: size, run: func(ctx context.Context, s *session) ([]task, error) {
+	return task{unit: u, size: size, builds: size >= bigTable, run: func(ctx context.Context, s *session) ([]task, error) {
 		failed, err := s.execAll(ctx, steps)
 		r.deferAll(failed)
 		return next, err
@@ -215,7 +260,7 @@ func (r *run) runPhase(ctx context.Context, p phase) error {
 			if err != nil {
 				return nil, err
 			}
-			if p == phaseForeignKeys && u.mask != nil {
+			if p == phaseForeignKeys && (u.mask != nil || !u.core && u.bytes() >= bigTable) {
 				return r.foreignKeys(ctx, s, u, steps)
 			}
 			exec := s.execAll
@@ -239,11 +284,12 @@ func (r *run) runPhase(ctx context.Context, p phase) error {
 	return r.work(ctx, tenants)
 }
 
-// foreignKeys adds the foreign keys of a staging schema. They are checked after
-// they are there: the check of a new one would keep others from writing to the
-// table of core that it refers to, for as long as it takes.
+// foreignKeys adds the foreign keys of a staging schema, or of a big one. They
+// are checked after they are there: the check of a new one would keep others
+// from writing to the table of core that it refers to, for as long as it takes,
+// and no two can be checked side by side while they are added.
 func (r *run) foreignKeys(ctx context.Context, s *session, u *unit, steps []step) ([]task, error) {
-	var check []task
+	check := map[tableKey][]step{}
 	for _, st := range steps {
 		sql := strings.TrimRight(st.sql, "; \n")
 		quick := st
@@ -253,7 +299,8 @@ func (r *run) foreignKeys(ctx context.Context, s *session, u *unit, steps []step
 		}
 		err := s.execSteps(ctx, []step{quick})
 		if err == nil && quick.sql != st.sql {
-			check = append(check, r.stepsTask(u, 0, []step{u.validation(st)}, nil))
+			key := tableKey{u.schemaOf(st.Statement), st.Table}
+			check[key] = append(check[key], u.validation(st))
 			continue
 		}
 		if err != nil && !s.broken(ctx, err) { // partitioned tables take no NOT VALID before version 18
@@ -267,7 +314,18 @@ func (r *run) foreignKeys(ctx context.Context, s *session, u *unit, steps []step
 		}
 		r.deferAll([]failure{{st, err}})
 	}
-	return check, nil
+	// Those of one table stand in one task: two checks of a table at a time would
+	// wait for its lock.
+	sizes := u.tableSizes()
+	var tasks []task
+	for key, list := range check {
+		tasks = append(tasks, task{unit: u, size: sizes[key] * int64(len(list)), run: func(ctx context.Context, s *session) ([]task, error) {
+			failed, err := s.execEach(ctx, list)
+			r.deferAll(failed)
+			return nil, err
+		}})
+	}
+	return tasks, nil
 }
 
 // validation is the step that checks a foreign key of a staging schema.
@@ -275,6 +333,16 @@ func (u *unit) validation(st step) step {
 	st.sql = fmt.Sprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s;\n", pg.Identifier(u.place(u.schemaOf(st.Statement)), st.Table), pg.Identifier(indexName(st)))
 	st.inPlace = true
 	return st
+}
+
+// tableSizes are the bytes of COPY text of the tables of a unit.
+func (u *unit) tableSizes() map[tableKey]int64 {
+	sizes := map[tableKey]int64{}
+	for i := range u.file.Index.Tables {
+		t := &u.file.Index.Tables[i]
+		sizes[tableKey{u.tableSchema(t), t.Name}] = t.Bytes
+	}
+	return sizes
 }
 
 // sortedTables are the tables of a unit, the largest first.

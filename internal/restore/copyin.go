@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,15 +15,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/tenantkeep/tenantkeep/internal/copybin"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // copyIn is one COPY … FROM STDIN.
 type copyIn struct {
-	sql  string
-	data io.Reader
-	rows int64 // how many the server must count
-	name string
+	sql    string
+	data   io.Reader
+	binary *copybin.Rows // the rows instead of data, for COPY in binary format; nil: as text
+	rows   int64         // how many the server must count
+	name   string
 }
 
 const (
@@ -65,7 +68,12 @@ func sendCopies(f *pgproto3.Frontend, before string, copies []copyIn, after stri
 	var readErr, writeErr error
 	chunk := make([]byte, copyHeader+copyChunk)
 	for _, c := range copies {
-		if readErr, writeErr = sendRows(f, chunk, c.data); readErr != nil || writeErr != nil {
+		if c.binary != nil {
+			chunk, readErr, writeErr = sendBinary(f, chunk, c.binary)
+		} else {
+			readErr, writeErr = sendRows(f, chunk[:copyHeader+copyChunk], c.data)
+		}
+		if readErr != nil || writeErr != nil {
 			break
 		}
 	}
@@ -91,12 +99,7 @@ func sendRows(f *pgproto3.Frontend, chunk []byte, data io.Reader) (readErr, writ
 	for {
 		n, err := io.ReadFull(data, chunk[copyHeader:])
 		if n > 0 {
-			chunk[0] = 'd'
-			length := n + 4
-			chunk[1], chunk[2], chunk[3], chunk[4] = byte(length>>24), byte(length>>16), byte(length>>8), byte(length)
-			if n < copyChunk/4 { // gathered: a write for each small table costs more than a copy
-				f.Send(&pgproto3.CopyData{Data: chunk[copyHeader : copyHeader+n]})
-			} else if err := f.SendUnbufferedEncodedCopyData(chunk[:copyHeader+n]); err != nil {
+			if err := sendChunk(f, chunk[:copyHeader+n]); err != nil {
 				return nil, err
 			}
 		}
@@ -108,6 +111,35 @@ func sendRows(f *pgproto3.Frontend, chunk []byte, data io.Reader) (readErr, writ
 			return err, nil
 		}
 	}
+}
+
+// sendBinary is sendRows for rows in binary format. It returns the chunk, which
+// grows with the longest row.
+func sendBinary(f *pgproto3.Frontend, chunk []byte, rows *copybin.Rows) (grown []byte, readErr, writeErr error) {
+	for {
+		chunk, readErr = rows.Append(chunk[:copyHeader], copyHeader+copyChunk)
+		switch {
+		case errors.Is(readErr, io.EOF):
+			f.Send(&pgproto3.CopyDone{})
+			return chunk, nil, nil
+		case readErr != nil:
+			return chunk, readErr, nil
+		}
+		if writeErr = sendChunk(f, chunk); writeErr != nil {
+			return chunk, nil, writeErr
+		}
+	}
+}
+
+// sendChunk sends a CopyData message, which has room for its header in front.
+func sendChunk(f *pgproto3.Frontend, chunk []byte) error {
+	if len(chunk)-copyHeader < copyChunk/4 { // gathered: a write for each small table costs more than a copy
+		f.Send(&pgproto3.CopyData{Data: chunk[copyHeader:]})
+		return nil
+	}
+	chunk[0] = 'd'
+	binary.BigEndian.PutUint32(chunk[1:], uint32(len(chunk)-1))
+	return f.SendUnbufferedEncodedCopyData(chunk)
 }
 
 // isDamage reports whether an unexpected end is that of a frame, which wraps

@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 
+	"github.com/tenantkeep/tenantkeep/internal/copybin"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // wholeFrame is up to which size, in bytes, a frame is decompressed as a whole.
@@ -26,15 +31,34 @@ type place struct {
 
 // load brings in the rows, the large objects and the values of the sequences:
 // a frame is a task, whosever it is, and is decompressed once for all tables in
-// it.
+// it. The indexes of a big table are built as soon as its rows are there, beside
+// the rows of others.
 func (r *run) load(ctx context.Context) error {
 	r.Progress.Start("load", 0, r.plan.Bytes)
-	if err := r.findTextual(ctx); err != nil {
+	if err := errors.Join(r.findTextual(ctx), r.findFormats(ctx)); err != nil {
 		return err
+	}
+	var total int64
+	for _, u := range r.alive() {
+		total += u.bytes()
 	}
 	var tasks []task
 	for _, u := range r.alive() {
 		places := u.places()
+		early, err := r.planEarly(ctx, u)
+		if err != nil {
+			u.fail(err)
+			continue
+		}
+		left := map[tableKey]*atomic.Int64{} // frames of big tables to be loaded
+		for _, list := range places {
+			for _, key := range u.tablesAt(list) {
+				if left[key] == nil {
+					left[key] = &atomic.Int64{}
+				}
+				left[key].Add(1)
+			}
+		}
 		for i, f := range u.file.Index.Frames {
 			t := task{unit: u, size: f.Size}
 			switch f.Kind {
@@ -42,8 +66,23 @@ func (r *run) load(ctx context.Context) error {
 				if len(places[i]) == 0 {
 					continue
 				}
+				if table := places[i][0].table; table.Bytes >= bigTable {
+					// All frames of a table have the same size here: they are taken in
+					// their order, the greatest table first.
+					t.size, t.table = table.Bytes, table
+					t.most = max(1, int(math.Round(float64(r.Jobs)*float64(table.Bytes)/float64(total))))
+				}
 				t.run = func(ctx context.Context, s *session) ([]task, error) {
-					return nil, r.loadFrame(ctx, s, u, i, places[i])
+					if err := r.loadFrame(ctx, s, u, i, places[i]); err != nil {
+						return nil, err
+					}
+					var indexes []task
+					for _, key := range u.tablesAt(places[i]) {
+						if left[key].Add(-1) == 0 {
+							indexes = append(indexes, early[key]...)
+						}
+					}
+					return indexes, nil
 				}
 			case datafile.LargeObjects, datafile.SequenceFrame:
 				if u.kept != nil || u.inUse != nil || u.objects != nil && f.Kind == datafile.LargeObjects {
@@ -80,6 +119,18 @@ func (u *unit) places() map[int][]place {
 	return places
 }
 
+// tablesAt are the big tables among places.
+func (u *unit) tablesAt(places []place) []tableKey {
+	var keys []tableKey
+	for _, p := range places {
+		key := tableKey{u.tableSchema(p.table), p.table.Name}
+		if p.table.Bytes >= bigTable && !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // loadFrame copies the rows of one frame into their tables.
 func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, places []place) error {
 	if err := u.data.acquire(ctx); err != nil {
@@ -106,17 +157,40 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 	for chunk, textual := range u.chunks(places) {
 		copies := make([]copyIn, len(chunk))
 		var size, rows int64
-		for i, p := range chunk {
-			copies[i] = copyIn{sql: u.copySQL(p.table), rows: p.piece.Rows, name: u.qualified(p.table)}
-			if stream {
-				copies[i].data = &section{from: reader, offset: p.piece.Offset, left: p.piece.Bytes}
-			} else {
-				copies[i].data = bytes.NewReader(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
+		binary := false
+		fill := func() {
+			size, rows, binary = 0, 0, false
+			for i, p := range chunk {
+				c := copyIn{sql: u.copySQL(p.table), rows: p.piece.Rows, name: u.qualified(p.table)}
+				format := u.format(p.table)
+				switch {
+				case stream:
+					c.data = &section{from: reader, offset: p.piece.Offset, left: p.piece.Bytes}
+				case format != nil:
+					c.sql += " WITH (FORMAT binary)"
+					c.binary = format.Rows(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
+					binary = true
+				default:
+					c.data = bytes.NewReader(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
+				}
+				copies[i] = c
+				size += p.piece.Bytes
+				rows += p.piece.Rows
 			}
-			size += p.piece.Bytes
-			rows += p.piece.Rows
 		}
-		err := u.masked(textual, func(on, off string) error { return runCopies(ctx, s.conn, on, copies, off) })
+		send := func(on, off string) error { return runCopies(ctx, s.conn, on, copies, off) }
+		fill()
+		err := u.masked(textual, send)
+		refused := errors.Is(err, copybin.ErrText) || pg.Code(err) != ""
+		if binary && refused && !s.broken(ctx, err) {
+			// Nothing of the message has stayed. As text the rows go in as they are,
+			// or the server says what is wrong with them.
+			for _, p := range chunk {
+				u.asText(p.table)
+			}
+			fill()
+			err = u.masked(textual, send)
+		}
 		if err != nil {
 			return fmt.Errorf("load rows: %w", err)
 		}

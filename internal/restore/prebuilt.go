@@ -20,7 +20,8 @@ type prebuilt struct {
 // readBack lets PostgreSQL write the statements that build the indexes of big
 // tables for the staging schema: it makes them on the tables, which are still
 // empty, asks what they are, and takes all of it back. What cannot be had in
-// this way is built under the mask.
+// this way is built under the mask, and so is what calls a function whose body
+// may name the live schema.
 func (r *run) readBack(ctx context.Context, s *session, u *unit) error {
 	if u.mask == nil || u.bytes() < bigTable {
 		return nil
@@ -83,7 +84,11 @@ func readPrebuilt(ctx context.Context, q *pgx.Conn, schema string, names []strin
 		JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
 		LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
 		WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind = 'i' AND t.relkind = 'r'
-		AND (k.oid IS NULL OR k.contype <> 'x' AND NOT i.indisexclusion)`, schema, names)
+		AND (k.oid IS NULL OR k.contype <> 'x' AND NOT i.indisexclusion)
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+			JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+			WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_catalog.pg_proc'::regclass
+			AND l.lanname NOT IN ('internal', 'c'))`, schema, names)
 	if err != nil {
 		return nil, fmt.Errorf("read definitions of indexes: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
@@ -38,6 +39,7 @@ type session struct {
 	header string // hash of the header frame whose settings it has
 	buffer []byte // a decompressed frame, kept for the next one
 	tries  int    // for a lock; 0: lockTries
+	serial bool   // the server builds indexes without parallel workers
 }
 
 // newSession connects. What it commits may be lost if the server stops within
@@ -63,6 +65,24 @@ func (s *session) set(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("set up session: %w", err)
 	}
+	return nil
+}
+
+// share keeps the server from parallel workers for an index, or lets it have
+// them again. They take more processor time in all than one process does, which
+// pays only while other sessions have nothing to do.
+func (s *session) share(ctx context.Context, busy bool) error {
+	if s.serial == busy {
+		return nil
+	}
+	sql := "RESET max_parallel_maintenance_workers"
+	if busy {
+		sql = "SET max_parallel_maintenance_workers = 0"
+	}
+	if err := s.exec(ctx, sql); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	s.serial = busy
 	return nil
 }
 
@@ -101,7 +121,7 @@ func (s *session) revive(ctx context.Context) error {
 		return err
 	}
 	pg.Close(s.conn)
-	s.conn, s.header = fresh.conn, ""
+	s.conn, s.header, s.serial = fresh.conn, "", false
 	return nil
 }
 
@@ -199,6 +219,14 @@ func (s *session) broken(ctx context.Context, err error) bool {
 type task struct {
 	unit *unit
 	size int64 // in bytes, about: large ones go first
+	// builds says that it builds indexes, for which the server has workers.
+	builds bool
+	// table is what it loads, a big one; nil: something else. Of tasks for one
+	// table, no more than most run at once while there are others: sessions that
+	// append to the same table get in each other's way.
+	table *manifest.Table
+	most  int
+	turn  int // in which order it was added
 	// run may return more tasks, which become possible by this one. Its error
 	// is that of the unit.
 	run func(ctx context.Context, s *session) ([]task, error)
@@ -209,7 +237,7 @@ type task struct {
 func (r *run) work(ctx context.Context, tasks []task) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	q := &queue{}
+	q := &queue{loading: map[*manifest.Table]int{}}
 	q.ready.L = &q.mu
 	q.add(tasks)
 	stop := context.AfterFunc(ctx, q.wake)
@@ -219,15 +247,15 @@ func (r *run) work(ctx context.Context, tasks []task) error {
 	for _, s := range r.sessions {
 		workers.Go(func() {
 			for {
-				t, ok := q.next(ctx)
+				t, idle, ok := q.next(ctx)
 				if !ok {
 					return
 				}
-				more, err := r.do(ctx, s, t)
+				more, err := r.do(ctx, s, t, idle)
 				if err != nil {
 					cancel(err)
 				}
-				q.done(more)
+				q.done(t, more)
 			}
 		})
 	}
@@ -235,8 +263,9 @@ func (r *run) work(ctx context.Context, tasks []task) error {
 	return context.Cause(ctx)
 }
 
-// do runs one task. Its error ends the whole run.
-func (r *run) do(ctx context.Context, s *session, t task) ([]task, error) {
+// do runs one task, beside which other sessions may be idle. Its error ends the
+// whole run.
+func (r *run) do(ctx context.Context, s *session, t task, idle bool) ([]task, error) {
 	if t.unit.failed() {
 		return nil, nil
 	}
@@ -244,6 +273,9 @@ func (r *run) do(ctx context.Context, s *session, t task) ([]task, error) {
 		return nil, err
 	}
 	err := s.use(ctx, t.unit)
+	if err == nil && t.builds {
+		err = s.share(ctx, r.Jobs > 1 && !idle)
+	}
 	var more []task
 	if err == nil {
 		more, err = t.run(ctx, s)
@@ -264,34 +296,58 @@ func (r *run) do(ctx context.Context, s *session, t task) ([]task, error) {
 type queue struct {
 	mu      sync.Mutex
 	ready   sync.Cond
-	tasks   []task // the largest last
+	tasks   []task // the next one last
+	turns   int
+	loading map[*manifest.Table]int // how many tasks run for it
 	running int
+	waiting int // sessions without a task
 }
 
 func (q *queue) add(tasks []task) {
-	q.tasks = append(q.tasks, tasks...)
-	slices.SortStableFunc(q.tasks, func(a, b task) int { return cmp.Compare(a.size, b.size) })
+	for _, t := range tasks {
+		t.turn = q.turns
+		q.turns++
+		q.tasks = append(q.tasks, t)
+	}
+	slices.SortFunc(q.tasks, func(a, b task) int { return cmp.Or(cmp.Compare(a.size, b.size), cmp.Compare(b.turn, a.turn)) })
 }
 
-func (q *queue) next(ctx context.Context) (task, bool) {
+// next is the next task, and whether there is none for another session that
+// waits for one.
+func (q *queue) next(ctx context.Context) (t task, idle, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.waiting++
 	for len(q.tasks) == 0 && q.running > 0 && ctx.Err() == nil {
 		q.ready.Wait()
 	}
+	q.waiting--
 	if len(q.tasks) == 0 || ctx.Err() != nil {
-		return task{}, false
+		return task{}, false, false
 	}
-	t := q.tasks[len(q.tasks)-1]
-	q.tasks = q.tasks[:len(q.tasks)-1]
+	i := len(q.tasks) - 1
+	for i >= 0 && q.tasks[i].table != nil && q.loading[q.tasks[i].table] >= q.tasks[i].most {
+		i--
+	}
+	if i < 0 { // better too many than none
+		i = len(q.tasks) - 1
+	}
+	t = q.tasks[i]
+	q.tasks = slices.Delete(q.tasks, i, i+1)
 	q.running++
-	return t, true
+	if t.table != nil {
+		q.loading[t.table]++
+	}
+	return t, q.waiting > len(q.tasks), true
 }
 
-func (q *queue) done(more []task) {
+func (q *queue) done(t task, more []task) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.running--
+	if t.table != nil {
+		q.loading[t.table]--
+	}
 	if len(more) > 0 {
 		q.add(more)
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tenantkeep/tenantkeep/internal/copybin"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
@@ -54,6 +55,9 @@ type unit struct {
 	comment  *string         // of the schema that a script made; nil: none
 	textual  map[string]bool // tables whose rows need the mask, see findTextual
 	kept     map[string]bool // the tables that are restored; nil: all
+	// early are the tables whose indexes on columns are built as soon as their
+	// rows are there.
+	early map[tableKey]bool
 
 	began, ended time.Time
 
@@ -64,8 +68,9 @@ type unit struct {
 	left     bool                // remains could not be removed
 	finished bool                // its mark is taken off: it stays, whatever becomes of others
 	prebuilt map[string]prebuilt // of the indexes of big tables, by name
-	replaced string              // name of the schema whose place was taken
-	point    string              // its backup
+	formats  map[*manifest.Table]*copybin.Format
+	replaced string // name of the schema whose place was taken
+	point    string // its backup
 	blocked  time.Duration
 	access   []AccessChange // how it differs from the schema whose place it takes
 	staged   string         // the schema that could not be swapped in

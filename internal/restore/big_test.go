@@ -1,0 +1,87 @@
+package restore_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
+)
+
+// big makes tables that are big enough to be loaded and indexed one by one: one
+// whose rows have a binary format, one of which a single row has not, one with a
+// type that is not known, and an index that reads another table than its own.
+func big(t testing.TB, db *pgtest.Database) {
+	t.Helper()
+	db.Exec(t, `
+		CREATE SCHEMA big;
+		CREATE TYPE big.mood AS ENUM ('glad', 'it''s');
+		CREATE FUNCTION big.name_of(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT ''name '' || id FROM big.odd WHERE id = $1 % 10 + 1); END';
+		CREATE TABLE big.known (id int PRIMARY KEY, at timestamptz, mood big.mood, amount numeric(12,3), address inet, doc jsonb, note text, doubled int GENERATED ALWAYS AS (id * 2) STORED);
+		INSERT INTO big.known SELECT n, '2024-02-28'::timestamptz + n * interval '1.3 days', CASE WHEN n % 2 = 0 THEN 'glad' ELSE 'it''s' END::big.mood, n / 7.0, '10.0.0.0'::inet + n,
+			jsonb_build_object('n', n, 't', E'a\tb\\c'), CASE WHEN n % 9 > 0 THEN repeat(E'x\n\\N\t', 180) END FROM generate_series(1, 11000) n;
+		CREATE INDEX ON big.known (at); CREATE INDEX ON big.known (mood, id);
+		CREATE TABLE big.odd (id int PRIMARY KEY, at timestamptz, known int REFERENCES big.known (id), note text);
+		INSERT INTO big.odd SELECT n, CASE WHEN n = 9000 THEN 'infinity' ELSE '2024-02-28'::timestamptz END, n, repeat('y', 1000) FROM generate_series(1, 10000) n;
+		CREATE INDEX known_name ON big.known (big.name_of(id));
+		CREATE TABLE big.strange (id int, span interval[], note text);
+		INSERT INTO big.strange SELECT n, ARRAY[n * interval '1 hour'], repeat('z', 1000) FROM generate_series(1, 9000) n;
+		CREATE UNIQUE INDEX ON big.strange (id)`)
+}
+
+func TestBigTables(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	big(t, db)
+	b := save(t, db)
+	before := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	requireIndex := func() {
+		t.Helper()
+		const query = "SELECT count(*) FROM big.known WHERE big.name_of(id) = 'name 3'"
+		if plan := strings.Join(db.Query(t, "EXPLAIN "+query), "\n"); !strings.Contains(plan, "known_name") {
+			t.Errorf("the index is not used:\n%s", plan)
+		}
+		if got := db.Query(t, query); got[0] != "1100" {
+			t.Errorf("the index that reads another table finds %s rows", got[0])
+		}
+	}
+
+	db.Exec(t, "DROP SCHEMA big CASCADE")
+	// One session takes the largest table, whose index reads another, first.
+	result, _, err := b.into(t, t.Context(), db, only("big"), func(o *restore.Options) { o.Jobs = 1 })
+	must(t, result, err)
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+	requireIndex()
+
+	db.Exec(t, "DELETE FROM big.odd; UPDATE big.known SET note = 'lost'")
+	result, _, err = b.into(t, t.Context(), db, only("big"), replace)
+	must(t, result, err)
+	db.Exec(t, "DROP SCHEMA "+ident(result.Tenants[0].Replaced)+" CASCADE")
+	pgtest.RequireState(t, before, db, pgtest.Compare{})
+	requireIndex()
+}
+
+// A foreign key that the rows of the backup do not keep is reported, and is
+// there for all rows to come.
+func TestForeignKeyOfBigTableThatDoesNotHold(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	big(t, db)
+	db.Exec(t, "SET session_replication_role = replica; DELETE FROM big.known WHERE id = 77; RESET session_replication_role")
+	b := save(t, db)
+	db.Exec(t, "DROP SCHEMA big CASCADE")
+	result, _, err := b.into(t, t.Context(), db, only("big"))
+	if err == nil || result == nil || len(result.Tenants) != 1 || len(result.Tenants[0].Problems) != 1 {
+		t.Fatalf("result %+v, error %v", result, err)
+	}
+	p := result.Tenants[0].Problems[0]
+	if p.Kind != "FK CONSTRAINT" || !strings.Contains(p.Object, "odd_known_fkey") || !strings.Contains(p.SQL, "VALIDATE CONSTRAINT") {
+		t.Errorf("problem %+v", p)
+	}
+	if got := db.Query(t, "SELECT convalidated FROM pg_constraint WHERE conname = 'odd_known_fkey'"); len(got) != 1 || got[0] != "f" {
+		t.Errorf("the foreign key: %v", got)
+	}
+	if got := db.Query(t, "SELECT count(*) FROM big.odd"); got[0] != "10000" {
+		t.Errorf("%v rows", got)
+	}
+}
