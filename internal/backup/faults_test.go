@@ -14,11 +14,15 @@ import (
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/backup"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgcluster"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 	"github.com/tenantkeep/tenantkeep/internal/storage/storagetest"
+	"github.com/tenantkeep/tenantkeep/internal/verify"
 )
 
 // TestSmallLockTable backs up more than pg_dump can on the same server.
@@ -178,35 +182,73 @@ func TestStorageFails(t *testing.T) {
 	w.requireWhole(t)
 }
 
-// TestDies loses the repository for good at many points of a run, as when the
-// process is killed. No manifest may be there, and the next run works.
+// TestDies ends the process at every operation on the storage, of a full backup
+// and of an incremental one that refers to others. Afterwards every backup that
+// is listed can be restored completely.
 func TestDies(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
-	busy(t, w.db)
-	store, err := local.New(w.dir)
-	must(t, err)
-	count := &storagetest.Faulty{Storage: store}
-	w.use(count)
+	w.db.Exec(t, `CREATE SCHEMA a; CREATE TABLE a.t (id int); INSERT INTO a.t VALUES (1); CREATE TABLE a.u (id int); INSERT INTO a.u VALUES (1);
+		CREATE SCHEMA b; CREATE TABLE b.t (id int); INSERT INTO b.t VALUES (1)`)
 	w.run(t)
-	must(t, os.RemoveAll(w.dir))
-	for n := 2; n < count.All(); n += max(count.All()/8, 1) {
-		store, err := local.New(w.dir)
-		must(t, err)
-		w.use(&storagetest.Faulty{Storage: store, Before: storagetest.DieAt(n)})
-		result, err := backup.Run(t.Context(), w.opts)
-		manifests, errGlob := filepath.Glob(filepath.Join(w.dir, "manifests", "backup*"))
-		must(t, errGlob)
-		// The last operation of all syncs the folder of the manifest.
-		complete := err == nil || strings.Contains(err.Error(), "is complete, but may be lost")
-		if !complete && len(manifests) > 0 || complete && len(manifests) != 1 || err == nil && result == nil {
-			t.Errorf("dead from operation %d on: error %v, manifests %q", n, err, manifests)
-		}
-		if complete {
-			must(t, os.RemoveAll(w.dir))
+	w.db.Exec(t, `INSERT INTO a.t VALUES (2)`)
+	w.incremental(t)
+	w.db.Exec(t, `INSERT INTO a.u VALUES (2)`)
+	for _, typ := range []manifest.Type{manifest.Full, manifest.Incremental} {
+		t.Run(string(typ), func(t *testing.T) { // one after the other: a second run of one database is refused
+			storagetest.ForEveryOperation(t, storagetest.CrashTest{
+				Step: 2,
+				Open: func(t *testing.T) storage.Storage {
+					dir := t.TempDir()
+					must(t, os.CopyFS(dir, os.DirFS(w.dir)))
+					store, err := local.New(dir)
+					must(t, err)
+					return store
+				},
+				Run: func(s storage.Storage) error {
+					o := w.opts
+					o.Type, o.Repo, o.Jobs = typ, repo.Open(s, repo.Options{LockWait: -1}), 1
+					_, err := backup.Run(t.Context(), o)
+					return err
+				},
+				Check: func(t *testing.T, s storage.Storage, err error) {
+					r := repo.Open(s, repo.Options{LockWait: -1})
+					backups := restorable(t, r)
+					if want := 3; err == nil && len(backups) != want {
+						t.Errorf("it said that it was done, and %d backups are listed, want %d", len(backups), want)
+					}
+					if len(backups) < 2 {
+						t.Errorf("%d backups are left", len(backups))
+					}
+					// The next run is not disturbed, and removes the remains.
+					if _, err := r.RemoveRemains(t.Context()); err != nil {
+						t.Error(err)
+					}
+					if n := len(restorable(t, r)); n != len(backups) {
+						t.Errorf("%d backups after the removal of remains, %d before", n, len(backups))
+					}
+				},
+			})
+		})
+	}
+}
+
+// restorable requires that all that is listed can be restored, and returns it.
+func restorable(t *testing.T, r *repo.Repo) []repo.Backup {
+	t.Helper()
+	backups, err := r.List(t.Context())
+	must(t, err)
+	report, err := verify.Run(t.Context(), verify.Options{Repo: r, Backups: backups, Jobs: 1, Progress: &recorder{}})
+	must(t, err)
+	for _, p := range report.Problems {
+		t.Errorf("backup %s, schema %s, %s: %s", p.Backup, p.Schema, p.File, p.Error)
+	}
+	for _, b := range backups {
+		if len(b.Manifest.Schemas) != 3 {
+			t.Errorf("backup %s holds %d schemas", b.ID, len(b.Manifest.Schemas))
 		}
 	}
-	w.requireWhole(t)
+	return backups
 }
 
 func TestCancelled(t *testing.T) {
