@@ -23,7 +23,10 @@ type VerifyOptions struct {
 	Manifest string // id, file name or path; empty: all
 	Latest   bool
 	Schemas  []string // by name of the schema or the tenant; empty: all
-	Format   format
+	// Definitions compares those of the newest backups with the database, instead
+	// of reading files.
+	Definitions bool
+	Format      format
 }
 
 // AddFlags adds the flags.
@@ -31,6 +34,7 @@ func (o *VerifyOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Manifest, "manifest", "", "only this backup: its id, or the `PATH` of its manifest")
 	flags.BoolVar(&o.Latest, "latest", false, "only the newest backup")
 	flags.StringArrayVar(&o.Schemas, "schema", nil, "only the files of this schema or tenant `NAME`; repeat it for more")
+	flags.BoolVar(&o.Definitions, "definitions", false, "compare the definitions in the newest backups with what pg_dump writes now, instead of reading files")
 	o.Format.addFlag(flags, formatTable, formatJSON)
 }
 
@@ -48,9 +52,13 @@ can be checked.
 Tenants that others refer to are named: a restore of one concerns the others.
 The chain of the audit trail is checked too, unless only some backups are.
 
+With --definitions, the definitions that a backup would take over from an earlier
+one are compared with what pg_dump writes now. That needs the database.
+
 Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep verify
   tenantkeep verify --latest
+  tenantkeep verify --definitions
   tenantkeep verify --manifest 20261123_000001 --format json`,
 		GroupID: groupInspect,
 		Args:    noArgs,
@@ -62,11 +70,17 @@ Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.
 			if err != nil {
 				return err
 			}
+			if opts.Definitions {
+				if opts.Manifest != "" || opts.Latest {
+					return usagef("--definitions compares the newest backup of each schema: give it without --manifest and --latest")
+				}
+				return verifyDefinitions(cmd.Context(), a, cmd, cfg, opts)
+			}
 			return runVerify(cmd.Context(), a, cfg, opts)
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "jobs")
+	config.AddFlags(cmd.Flags(), "jobs", "database-url", "pg-dump", "lock-timeout")
 	cmd.Flags().Lookup("jobs").Usage = "how many files are read at once, `N`"
 	return cmd
 }
