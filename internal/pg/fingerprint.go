@@ -47,6 +47,7 @@ type Fingerprinter struct {
 	q       Querier
 	version int // server_version_num
 	columns map[string][]catalogColumn
+	many    int // relations: see manyRelations
 }
 
 type catalogColumn struct{ name, kind string }
@@ -75,7 +76,7 @@ var fingerprintSkipped = map[string][]string{
 // NewFingerprinter prepares for taking fingerprints through q, whose session
 // has to have an empty search_path and whose transaction a snapshot that stays.
 func NewFingerprinter(ctx context.Context, q Querier) (*Fingerprinter, error) {
-	f := &Fingerprinter{q: q, columns: map[string][]catalogColumn{}}
+	f := &Fingerprinter{q: q, columns: map[string][]catalogColumn{}, many: manyRelations}
 	rows, err := q.Query(ctx, `
 		SELECT current_setting('server_version_num')::int, c.relname::text,
 			array_agg(a.attname::text ORDER BY a.attnum), array_agg(t.typname::text ORDER BY a.attnum)
@@ -132,6 +133,10 @@ func (f *Fingerprinter) row(catalog, alias string) []string {
 			continue
 		case c.kind == "oid" && strings.HasSuffix(c.name, "owner"):
 			column = "pg_catalog.pg_get_userbyid(" + column + ")"
+		case catalog == "pg_index" && c.kind == "pg_node_tree":
+			// REINDEX CONCURRENTLY forgets at which place of a statement it was. A
+			// blank within a name has a backslash before it.
+			column = "pg_catalog.regexp_replace(" + column + "::text, ' :location -?[0-9]+', '', 'g')"
 		case !ok:
 			column += "::text" // names of roles in it are those of now
 		default:
@@ -685,7 +690,7 @@ func (f *Fingerprinter) lines(ctx context.Context, schemas []uint32, core bool) 
 			return nil, err
 		}
 		edges += edgesOfDatabase
-	case len(o.relations) >= manyRelations:
+	case len(o.relations) >= f.many:
 		edges = edgesOfAll
 	}
 	lines := map[uint32][]string{}
@@ -700,25 +705,23 @@ func (f *Fingerprinter) lines(ctx context.Context, schemas []uint32, core bool) 
 // function is called, that catalogs are in memory: with the costs of disks it
 // reads all of a catalog for the sake of a few hundred tables.
 func (f *Fingerprinter) tune(ctx context.Context) (restore func() error, err error) {
-	set := func(values []string) (old []string, err error) {
-		err = f.q.QueryRow(ctx, `
-			WITH old AS MATERIALIZED (SELECT ARRAY(SELECT current_setting(name) FROM unnest($1::text[]) WITH ORDINALITY s (name, n) ORDER BY n) AS list)
-			SELECT list FROM old WHERE list IS NOT NULL AND (
-				SELECT count(pg_catalog.set_config(name, value, true)) FROM unnest($1::text[], $2::text[]) s (name, value) WHERE old.list IS NOT NULL) > 0`,
-			tuned, values).Scan(&old)
-		if err != nil {
-			return nil, fmt.Errorf("set the planner's costs: %w", err)
-		}
-		return old, nil
+	var old [3]string
+	err = f.q.QueryRow(ctx, `SELECT current_setting('seq_page_cost'), current_setting('random_page_cost'), current_setting('work_mem')`).
+		Scan(&old[0], &old[1], &old[2])
+	set := func(values [3]string) error {
+		var done bool
+		return f.q.QueryRow(ctx, `
+			SELECT (pg_catalog.set_config('seq_page_cost', $1, true), pg_catalog.set_config('random_page_cost', $2, true),
+				pg_catalog.set_config('work_mem', $3, true)) IS NOT NULL`, values[0], values[1], values[2]).Scan(&done)
 	}
-	old, err := set([]string{"0.02", "0.02", "32MB"})
-	return func() error {
-		_, err := set(old)
-		return err
-	}, err
+	if err == nil {
+		err = set([3]string{"0.02", "0.02", "32MB"})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set the planner's costs: %w", err)
+	}
+	return func() error { return set(old) }, nil
 }
-
-var tuned = []string{"seq_page_cost", "random_page_cost", "work_mem"}
 
 // ofDatabase are the catalogs of objects that are in no schema and belong to
 // core, but for casts.
