@@ -54,6 +54,11 @@ var changesOfDefinitions = []change{
 	{sql: `ALTER TABLE bystander.g ALTER i SET INCREMENT BY 5`, changes: "bystander"},
 	{sql: `ALTER TABLE bystander.g ALTER b DROP EXPRESSION`, changes: "bystander"},
 	{sql: `ALTER TABLE zoo_tables.other_method OWNER TO zoo_writer`, changes: "zoo_tables"},
+	{sql: `CREATE TABLESPACE fp_space LOCATION ''`, changes: ""},
+	{sql: `ALTER TABLE bystander.g SET TABLESPACE fp_space`, changes: "bystander"},
+	{sql: `ALTER INDEX bystander.t_pkey SET TABLESPACE fp_space`, changes: "bystander"},
+	{sql: `ALTER TABLESPACE fp_space RENAME TO fp_place`, changes: "bystander"},
+	{sql: `ALTER TABLE bystander.g SET TABLESPACE pg_default; ALTER INDEX bystander.t_pkey SET TABLESPACE pg_default`, changes: "bystander"},
 
 	// Sequences.
 	{sql: `CREATE SEQUENCE bystander.s`, changes: "bystander"},

@@ -317,3 +317,18 @@ func TestFingerprintsOfFewAndMany(t *testing.T) {
 		t.Errorf("%d fingerprints of %d schemas", len(all), len(schemas))
 	}
 }
+
+func TestFingerprintsOfSecurityLabels(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pgtest.Zoo(t, db, pgtest.ZooOptions{BigValue: 1})
+	server, err := pg.Parse(db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := fingerprinted(t, server)
+	pgtest.SecurityLabels(t, db)
+	if changed := differing(before, fingerprinted(t, server), same); !slices.Equal(changed, []string{"core", "zoo_code", "zoo_types"}) {
+		t.Errorf("labels change the fingerprints of %q", changed)
+	}
+}
