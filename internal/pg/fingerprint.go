@@ -47,6 +47,7 @@ type Fingerprinter struct {
 	q       Querier
 	version int // server_version_num
 	columns map[string][]catalogColumn
+	many    int // relations: see manyRelations
 }
 
 type catalogColumn struct{ name, kind string }
@@ -75,7 +76,7 @@ var fingerprintSkipped = map[string][]string{
 // NewFingerprinter prepares for taking fingerprints through q, whose session
 // has to have an empty search_path and whose transaction a snapshot that stays.
 func NewFingerprinter(ctx context.Context, q Querier) (*Fingerprinter, error) {
-	f := &Fingerprinter{q: q, columns: map[string][]catalogColumn{}}
+	f := &Fingerprinter{q: q, columns: map[string][]catalogColumn{}, many: manyRelations}
 	rows, err := q.Query(ctx, `
 		SELECT current_setting('server_version_num')::int, c.relname::text,
 			array_agg(a.attname::text ORDER BY a.attnum), array_agg(t.typname::text ORDER BY a.attnum)
@@ -132,6 +133,10 @@ func (f *Fingerprinter) row(catalog, alias string) []string {
 			continue
 		case c.kind == "oid" && strings.HasSuffix(c.name, "owner"):
 			column = "pg_catalog.pg_get_userbyid(" + column + ")"
+		case catalog == "pg_index" && c.kind == "pg_node_tree":
+			// REINDEX CONCURRENTLY forgets at which place of a statement it was. A
+			// blank within a name has a backslash before it.
+			column = "pg_catalog.regexp_replace(" + column + "::text, ' :location -?[0-9]+', '', 'g')"
 		case !ok:
 			column += "::text" // names of roles in it are those of now
 		default:
@@ -307,7 +312,9 @@ func (f *Fingerprinter) parts(o *owned) *digests {
 	d.catalog("pg_extension", "s.schema", `chosen s JOIN pg_catalog.pg_extension c ON c.extnamespace = s.schema`)
 	d.catalog("pg_publication_namespace", "s.schema", `chosen s JOIN pg_catalog.pg_publication_namespace c ON c.pnnspid = s.schema JOIN pg_catalog.pg_publication p ON p.oid = c.pnpubid`, "p.pubname")
 	d.add("comment of schema", "s.schema", `chosen s JOIN pg_catalog.pg_description c ON c.objoid = s.schema AND c.classoid = `+class("pg_namespace"), f.row("pg_description", "c")...)
-	d.add("label of schema", "s.schema", `chosen s JOIN pg_catalog.pg_seclabel c ON c.objoid = s.schema AND c.classoid = `+class("pg_namespace"), f.row("pg_seclabel", "c")...)
+	if o.has["pg_seclabel"] {
+		d.add("label of schema", "s.schema", `chosen s JOIN pg_catalog.pg_seclabel c ON c.objoid = s.schema AND c.classoid = `+class("pg_namespace"), f.row("pg_seclabel", "c")...)
+	}
 	d.add("privileges of schema", "s.schema", `chosen s JOIN pg_catalog.pg_init_privs c ON c.objoid = s.schema AND c.classoid = `+class("pg_namespace"), f.row("pg_init_privs", "c")...)
 	d.add("extension of schema", "s.schema", `chosen s JOIN pg_catalog.pg_depend c ON c.refclassid = `+class("pg_extension")+` AND c.objid = s.schema AND c.classid = `+class("pg_namespace"), "c.objid", "c.refobjid", "c.deptype")
 	// Casts come with the schema of one of their types: see ListCasts.
@@ -335,7 +342,7 @@ func (f *Fingerprinter) parts(o *owned) *digests {
 		for _, member := range []string{"pg_amop", "pg_amproc"} {
 			// Both a family and a class may be what one depends on.
 			d.catalog(member, "o.schema", `object o JOIN pg_catalog.pg_depend d ON d.refclassid = o.classid AND d.refobjid = o.oid AND d.classid = `+class(member)+`
-				JOIN pg_catalog.pg_`+strings.TrimPrefix(member, "pg_")+` c ON c.oid = d.objid`, "d.refclassid", "d.refobjid", "d.deptype")
+				JOIN pg_catalog.`+member+` c ON c.oid = d.objid`, "d.refclassid", "d.refobjid", "d.deptype")
 		}
 	}
 	if len(o.objects) > 0 {
@@ -533,32 +540,31 @@ const manyRelations = 5000
 // being those of owned. Each step of reach goes from an object to those without
 // which it would not be what it is.
 func (f *Fingerprinter) outsideSQL(edges string) string {
-	name := func(oid string) string { return namespaceName(oid) }
-	shapes := []string{}
+	var shapes []string
 	shape := func(catalog string, columns ...string) {
 		shapes = append(shapes, `SELECT t.classid, t.objid, `+f.hash(columns...)+` AS digest
 			FROM thing t JOIN pg_catalog.`+catalog+` c ON c.oid = t.objid WHERE t.classid = `+class(catalog))
 	}
-	shape("pg_class", "CASE WHEN c.relkind NOT IN ('i', 'I') THEN c.oid END", "c.relname", name("c.relnamespace"), "c.relkind",
+	shape("pg_class", "CASE WHEN c.relkind NOT IN ('i', 'I') THEN c.oid END", "c.relname", namespaceName("c.relnamespace"), "c.relkind",
 		`CASE WHEN c.relkind NOT IN ('i', 'I', 'S') THEN (
 			SELECT sum(`+f.hash("a.attnum", "a.attname", "a.atttypid", "a.atttypmod", "a.attcollation", "a.attisdropped")+`)::text
 			FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0) END`)
-	shape("pg_type", "c.oid", "c.typname", name("c.typnamespace"), "c.typtype", "c.typrelid", "c.typelem", "c.typbasetype", "c.typtypmod", "c.typndims", "c.typcollation",
+	shape("pg_type", "c.oid", "c.typname", namespaceName("c.typnamespace"), "c.typtype", "c.typrelid", "c.typelem", "c.typbasetype", "c.typtypmod", "c.typndims", "c.typcollation",
 		`(SELECT sum(`+f.hash("o.oid", "o.opcmethod")+`)::text FROM pg_catalog.pg_opclass o WHERE o.opcintype = c.oid AND o.opcdefault)`)
-	shape("pg_proc", "c.oid", "c.proname", name("c.pronamespace"), "c.prokind", "c.prorettype", "c.proretset", "c.provariadic",
+	shape("pg_proc", "c.oid", "c.proname", namespaceName("c.pronamespace"), "c.prokind", "c.prorettype", "c.proretset", "c.provariadic",
 		"c.proargtypes", "c.proallargtypes", "c.proargmodes", "c.proargnames")
-	shape("pg_operator", "c.oid", "c.oprname", name("c.oprnamespace"), "c.oprleft", "c.oprright")
-	shape("pg_opclass", "c.oid", "c.opcname", name("c.opcnamespace"), "c.opcmethod", "c.opcintype", "c.opcdefault", "c.opcfamily")
-	shape("pg_opfamily", "c.oid", "c.opfname", name("c.opfnamespace"), "c.opfmethod")
-	shape("pg_collation", "c.oid", "c.collname", name("c.collnamespace"))
-	shape("pg_ts_config", "c.oid", "c.cfgname", name("c.cfgnamespace"))
-	shape("pg_ts_dict", "c.oid", "c.dictname", name("c.dictnamespace"))
-	shape("pg_ts_parser", "c.oid", "c.prsname", name("c.prsnamespace"))
-	shape("pg_ts_template", "c.oid", "c.tmplname", name("c.tmplnamespace"))
+	shape("pg_operator", "c.oid", "c.oprname", namespaceName("c.oprnamespace"), "c.oprleft", "c.oprright")
+	shape("pg_opclass", "c.oid", "c.opcname", namespaceName("c.opcnamespace"), "c.opcmethod", "c.opcintype", "c.opcdefault", "c.opcfamily")
+	shape("pg_opfamily", "c.oid", "c.opfname", namespaceName("c.opfnamespace"), "c.opfmethod")
+	shape("pg_collation", "c.oid", "c.collname", namespaceName("c.collnamespace"))
+	shape("pg_ts_config", "c.oid", "c.cfgname", namespaceName("c.cfgnamespace"))
+	shape("pg_ts_dict", "c.oid", "c.dictname", namespaceName("c.dictnamespace"))
+	shape("pg_ts_parser", "c.oid", "c.prsname", namespaceName("c.prsnamespace"))
+	shape("pg_ts_template", "c.oid", "c.tmplname", namespaceName("c.tmplnamespace"))
 	shape("pg_constraint", "c.oid", "c.conname", "c.conrelid", "c.contypid", "c.contype")
 	shape("pg_trigger", "c.oid", "c.tgname", "c.tgrelid", "c.tgenabled")
 	shape("pg_namespace", "c.oid", "c.nspname")
-	shape("pg_extension", "c.oid", "c.extname", "c.extversion", name("c.extnamespace"))
+	shape("pg_extension", "c.oid", "c.extname", "c.extversion", namespaceName("c.extnamespace"))
 	shape("pg_language", "c.oid", "c.lanname")
 	shape("pg_am", "c.oid", "c.amname")
 	shape("pg_foreign_data_wrapper", "c.oid", "c.fdwname")
@@ -618,8 +624,9 @@ func (f *Fingerprinter) sums(ctx context.Context, into map[uint32][]string, sql 
 // backup: casts of its types, membership in publications, extensions in the
 // schema.
 //
-// It costs two or three round trips. Memory grows with the number of relations
-// that are asked for at once, some 30 bytes for each on both sides.
+// It costs some six round trips, however many schemas there are. Memory grows
+// with the number of relations that are asked for at once, some 30 bytes for
+// each on both sides, besides 32 MB or two for sorting and hashing on the server.
 func (f *Fingerprinter) Schemas(ctx context.Context, schemas []uint32) (map[uint32]string, error) {
 	lines, err := f.lines(ctx, schemas, false)
 	if err != nil {
@@ -685,7 +692,7 @@ func (f *Fingerprinter) lines(ctx context.Context, schemas []uint32, core bool) 
 			return nil, err
 		}
 		edges += edgesOfDatabase
-	case len(o.relations) >= manyRelations:
+	case len(o.relations) >= f.many:
 		edges = edgesOfAll
 	}
 	lines := map[uint32][]string{}
@@ -700,25 +707,23 @@ func (f *Fingerprinter) lines(ctx context.Context, schemas []uint32, core bool) 
 // function is called, that catalogs are in memory: with the costs of disks it
 // reads all of a catalog for the sake of a few hundred tables.
 func (f *Fingerprinter) tune(ctx context.Context) (restore func() error, err error) {
-	set := func(values []string) (old []string, err error) {
-		err = f.q.QueryRow(ctx, `
-			WITH old AS MATERIALIZED (SELECT ARRAY(SELECT current_setting(name) FROM unnest($1::text[]) WITH ORDINALITY s (name, n) ORDER BY n) AS list)
-			SELECT list FROM old WHERE list IS NOT NULL AND (
-				SELECT count(pg_catalog.set_config(name, value, true)) FROM unnest($1::text[], $2::text[]) s (name, value) WHERE old.list IS NOT NULL) > 0`,
-			tuned, values).Scan(&old)
-		if err != nil {
-			return nil, fmt.Errorf("set the planner's costs: %w", err)
-		}
-		return old, nil
+	var old [3]string
+	err = f.q.QueryRow(ctx, `SELECT current_setting('seq_page_cost'), current_setting('random_page_cost'), current_setting('work_mem')`).
+		Scan(&old[0], &old[1], &old[2])
+	set := func(values [3]string) error {
+		var done bool
+		return f.q.QueryRow(ctx, `
+			SELECT (pg_catalog.set_config('seq_page_cost', $1, true), pg_catalog.set_config('random_page_cost', $2, true),
+				pg_catalog.set_config('work_mem', $3, true)) IS NOT NULL`, values[0], values[1], values[2]).Scan(&done)
 	}
-	old, err := set([]string{"0.02", "0.02", "32MB"})
-	return func() error {
-		_, err := set(old)
-		return err
-	}, err
+	if err == nil {
+		err = set([3]string{"0.02", "0.02", "32MB"})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set the planner's costs: %w", err)
+	}
+	return func() error { return set(old) }, nil
 }
-
-var tuned = []string{"seq_page_cost", "random_page_cost", "work_mem"}
 
 // ofDatabase are the catalogs of objects that are in no schema and belong to
 // core, but for casts.
