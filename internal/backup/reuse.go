@@ -120,18 +120,23 @@ func (d *round) proven(ctx context.Context, p *parent) (bool, error) {
 
 // byContent is what the definitions of tenants are known by on a server that
 // cannot prove its history: on a standby, and before PostgreSQL 13.
+// They are looked at together, which takes less than one after the other.
 func (d *round) byContent(ctx context.Context, tenants []*tenant) error {
-	_, tenants = partition(tenants, func(t *tenant) bool { return t.definitions != "" })
-	if d.seal != "" || len(tenants) == 0 {
+	if d.seal != "" {
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !slices.ContainsFunc(tenants, func(t *tenant) bool { return !t.fingerprinted }) {
+		return nil
+	}
+	tenants = d.tenants
 	f, err := pg.NewFingerprinter(ctx, d.tx)
 	if err != nil {
 		return err
 	}
 	known := func(t *tenant, fingerprint string) {
+		t.fingerprinted = true
 		if fingerprint != "" {
 			t.definitions = fingerprint + "/pg_dump-" + d.program.Version
 		}

@@ -26,10 +26,11 @@ type tenant struct {
 	core   bool     // with the database-level objects
 	oids   []uint32 // its schemas: one, but core also has those of extensions
 
-	parent      *parent  // what an earlier backup has of it; nil: none has
-	definitions string   // what its definitions are known by
-	uses        []string // the other tenants' schemas that they name
-	reused      bool     // its definitions are the parent's
+	parent        *parent  // what an earlier backup has of it; nil: none has
+	definitions   string   // what its definitions are known by
+	fingerprinted bool     // by their content
+	uses          []string // the other tenants' schemas that they name
+	reused        bool     // its definitions are the parent's
 
 	// Read with the definitions.
 	relations []pg.Relation
