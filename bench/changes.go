@@ -104,9 +104,12 @@ func (b *bench) backrest(program, dir string, churn func(context.Context) error)
 		args = append([]string{
 			"--stanza=bench", "--repo1-path=" + dir, "--pg1-path=" + b.cluster.DataDir(), "--pg1-socket-path=" + b.cluster.SocketDir(),
 			"--pg1-port=" + strconv.Itoa(b.cluster.Port()), "--pg1-user=postgres", "--log-path=" + b.out, "--lock-path=" + b.out,
-			"--log-level-file=off", "--log-level-console=error", "--process-max=" + strconv.Itoa(b.jobs), "--compress-type=zst", "--start-fast",
+			"--log-level-file=off", "--log-level-console=error",
 		}, args...)
 		return measure(ctx, os.Environ(), program, args...)
+	}
+	backup := func(ctx context.Context, kind string) (measurement, error) {
+		return run(ctx, "--process-max="+strconv.Itoa(b.jobs), "--compress-type=zst", "--start-fast", "--no-archive-check", "--type="+kind, "backup")
 	}
 	made := false
 	return &contender{
@@ -117,14 +120,14 @@ func (b *bench) backrest(program, dir string, churn func(context.Context) error)
 				if _, err := run(ctx, "--no-online", "stanza-create"); err != nil {
 					return err
 				}
-				if _, err := run(ctx, "--no-archive-check", "--type=full", "backup"); err != nil {
+				if _, err := backup(ctx, "full"); err != nil {
 					return err
 				}
 			}
 			return churn(ctx)
 		},
 		do: func(ctx context.Context) (measurement, error) {
-			return run(ctx, "--no-archive-check", "--type=incr", "backup")
+			return backup(ctx, "incr")
 		},
 	}
 }

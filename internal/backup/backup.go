@@ -94,10 +94,22 @@ type PartialError struct {
 func (e *PartialError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d schemas could not be saved; the others are safe", len(e.Failures), len(e.Failures)+e.Saved)
-	for _, f := range e.Failures {
-		fmt.Fprintf(&b, "\n  %s: %s", f.Tenant, f.Error)
-	}
+	listFailures(&b, e.Failures)
 	return b.String()
+}
+
+// shownFailures is how many failures are worth reading at once; each was told
+// when it happened.
+const shownFailures = 20
+
+func listFailures(b *strings.Builder, failures []manifest.Failure) {
+	for i, f := range failures {
+		if i == shownFailures {
+			fmt.Fprintf(b, "\n  and %d more", len(failures)-i)
+			return
+		}
+		fmt.Fprintf(b, "\n  %s: %s", f.Tenant, f.Error)
+	}
 }
 
 // FailedError is a run of which nothing could be saved.
@@ -106,9 +118,7 @@ type FailedError struct{ Failures []manifest.Failure }
 func (e *FailedError) Error() string {
 	var b strings.Builder
 	b.WriteString("nothing could be saved")
-	for _, f := range e.Failures {
-		fmt.Fprintf(&b, "\n  %s: %s", f.Tenant, f.Error)
-	}
+	listFailures(&b, e.Failures)
 	return b.String()
 }
 

@@ -551,16 +551,24 @@ func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 		oids[i] = rel.OID
 	}
 	var now []pg.Relation
+	var columns map[uint32]string
 	unchanged := false
-	err := w.newest(ctx, func(q pg.Querier) (err error) {
-		count, touched, err := pg.Touched(ctx, q, t.oids, oids, w.snapshot)
-		if unchanged = err == nil && !touched && count == len(t.relations); unchanged || err != nil {
+	err := w.newest(ctx, func(q pg.Querier) error {
+		touched, err := pg.Touched(ctx, q, t.oids, oids, w.snapshot)
+		if unchanged = err == nil && !touched; unchanged || err != nil {
 			return err
 		}
-		now, err = pg.ReadRelations(ctx, q, t.oids)
+		if now, err = pg.ReadRelations(ctx, q, t.oids); err != nil {
+			return err
+		}
+		columns, err = pg.ReadColumns(ctx, q, oids)
 		return err
 	})
 	if err != nil || unchanged {
+		return err
+	}
+	columnsBefore, err := pg.ReadColumns(ctx, w.conn, oids)
+	if err != nil {
 		return err
 	}
 	before := map[uint32]pg.Relation{}
@@ -573,9 +581,9 @@ func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 		switch {
 		case !ok:
 			return &changedError{fmt.Sprintf("%s was created", rel.Name)}
-		case was == rel:
-		case was.Columns != rel.Columns || was.Name != rel.Name || was.Schema != rel.Schema:
+		case columns[rel.OID] != columnsBefore[rel.OID] && strings.Contains("rpmf", rel.Kind), was.Name != rel.Name || was.Schema != rel.Schema:
 			return &changedError{fmt.Sprintf("%s was altered", rel.Name)}
+		case was == rel:
 		case was.Filenode != rel.Filenode && (rel.Kind == "S" || rel.Kind == "m"):
 			// Neither the value of a sequence nor the rows of a materialized
 			// view are read through the snapshot.

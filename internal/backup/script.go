@@ -172,12 +172,12 @@ func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) 
 	var all []sequence
 	for _, rel := range t.relations {
 		if rel.Kind == "S" {
-			all = append(all, sequence{rel.OID, rel.Schema, rel.Name})
+			all = append(all, sequence{rel.OID, rel.Schema, rel.Name, rel.Persistent == "p"})
 		}
 	}
 	for _, c := range t.config {
 		if c.Kind == "S" {
-			all = append(all, sequence{c.OID, c.Schema, c.Name})
+			all = append(all, sequence{c.OID, c.Schema, c.Name, false})
 		}
 	}
 	var statements []statement
@@ -224,6 +224,7 @@ func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) 
 type sequence struct {
 	oid          uint32
 	schema, name string
+	logged       bool // so that the server tells its last value wherever it is asked
 }
 
 // lastValues reads the last values of those sequences that were called, by
@@ -231,15 +232,15 @@ type sequence struct {
 // whatever the savepoint, so it is not called by the worker's session. One that
 // was dropped meanwhile is left out, and found missing when it is read itself.
 func (w *worker) lastValues(ctx context.Context, sequences []sequence) (map[uint32]int64, error) {
-	oids := make([]uint32, len(sequences))
-	for i, s := range sequences {
-		oids[i] = s.oid
+	var oids []uint32
+	for _, s := range sequences {
+		if s.logged {
+			oids = append(oids, s.oid)
+		}
 	}
 	last := map[uint32]int64{}
 	err := w.newest(ctx, func(q pg.Querier) error {
-		rows, err := q.Query(ctx, `
-			SELECT c.oid, pg_catalog.pg_sequence_last_value(c.oid) FROM pg_catalog.pg_class c
-			WHERE c.oid = ANY($1) AND c.relpersistence = 'p'`, oids)
+		rows, err := q.Query(ctx, `SELECT o, pg_catalog.pg_sequence_last_value(o) FROM unnest($1::oid[]) o`, oids)
 		if err != nil {
 			return err
 		}

@@ -136,16 +136,16 @@ func ListSchemas(ctx context.Context, q Querier) ([]Schema, error) {
 	return list, nil
 }
 
-// Relation is a table, sequence or view of a schema. Two that are equal in
-// all fields have the same definition of columns and the same storage, and had
-// no other in between: a column that was renamed and got its name back counts as
-// changed, since something may have been printed under the other name.
+// Relation is a table, sequence or view of a schema. Two that are equal in all
+// fields, and of which ReadColumns gives the same, have the same definition of
+// columns and the same storage, and had no other in between: a column that was
+// renamed and got its name back counts as changed, since something may have been
+// printed under the other name.
 type Relation struct {
 	Schema     string
 	OID        uint32
 	Name       string
 	Kind       string // relkind: r, p, m, f, v, S
-	Columns    string // digest of the columns: which transactions wrote them
 	Filenode   uint32
 	Partition  bool
 	Persistent string // relpersistence
@@ -163,13 +163,10 @@ type Details struct {
 // relationsSQL finds relations through the dependencies on their schema,
 // which are indexed; pg_class has no index by schema.
 const relationsSQL = `
-	SELECT n.nspname, c.oid, c.relname, c.relkind::text, coalesce(a.digest, 0)::text, c.relfilenode, c.relispartition, c.relpersistence::text
+	SELECT n.nspname, c.oid, c.relname, c.relkind::text, c.relfilenode, c.relispartition, c.relpersistence::text
 	FROM pg_catalog.pg_depend d
 	JOIN pg_catalog.pg_class c ON c.oid = d.objid
 	JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
-	LEFT JOIN LATERAL (
-		SELECT sum(pg_catalog.hashtextextended(xmin::text, attnum)) AS digest
-		FROM pg_catalog.pg_attribute WHERE attrelid = c.oid AND attnum > 0) a ON c.relkind IN ('r', 'p', 'm', 'f')
 	WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
 	AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
 	AND NOT EXISTS (
@@ -177,27 +174,25 @@ const relationsSQL = `
 		WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
 	ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
 
-// Touched tells in little time whether relations may have changed since a
-// snapshot: how many there are in the schemas, and whether the catalogs have a
-// row of theirs that was written since its oldest transaction. Where the number
-// is the same and there is no such row, ReadRelations would return what it
-// returned under the snapshot.
-func Touched(ctx context.Context, q Querier, schemas, relations []uint32, snapshot *Snapshot) (count int, touched bool, err error) {
+// Touched tells in little time whether relations of schemas may have changed
+// since a snapshot that showed these: whether one is gone, or the catalogs have a
+// row of theirs, or of a new one, that was written since the snapshot's oldest
+// transaction. Where nothing of that kind is found, ReadRelations and ReadColumns
+// would return what they return under the snapshot.
+func Touched(ctx context.Context, q Querier, schemas, relations []uint32, snapshot *Snapshot) (touched bool, err error) {
 	err = q.QueryRow(ctx, `
-		SELECT count(*), coalesce(bool_or(age(c.xmin) <= age($3::text::xid)), false) OR EXISTS (
-			SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY($2) AND age(a.xmin) <= age($3::text::xid))
-		FROM pg_catalog.pg_depend d
-		JOIN pg_catalog.pg_class c ON c.oid = d.objid
-		WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
-		AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
-		AND NOT EXISTS (
-			SELECT FROM pg_catalog.pg_depend e
-			WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')`,
-		schemas, relations, xid32(snapshot.Xmin)).Scan(&count, &touched)
+		SELECT (SELECT count(*) <> coalesce(cardinality($2::oid[]), 0) OR coalesce(bool_or(age(c.xmin) <= age($3::text::xid)), false)
+				FROM pg_catalog.pg_class c WHERE c.oid = ANY($2::oid[]))
+			OR EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY($2::oid[]) AND age(a.xmin) <= age($3::text::xid))
+			OR EXISTS (
+				SELECT FROM pg_catalog.pg_depend d
+				WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = ANY($1::oid[])
+				AND d.classid = 'pg_catalog.pg_class'::regclass AND age(d.xmin) <= age($3::text::xid))`,
+		schemas, relations, xid32(snapshot.Xmin)).Scan(&touched)
 	if err != nil {
-		return 0, false, fmt.Errorf("look for changes: %w", err)
+		return false, fmt.Errorf("look for changes: %w", err)
 	}
-	return count, touched, nil
+	return touched, nil
 }
 
 // ReadRelations lists the relations of schemas, but for those of extensions,
@@ -209,12 +204,34 @@ func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Relation, error) {
 		var r Relation
-		return r, row.Scan(&r.Schema, &r.OID, &r.Name, &r.Kind, &r.Columns, &r.Filenode, &r.Partition, &r.Persistent)
+		return r, row.Scan(&r.Schema, &r.OID, &r.Name, &r.Kind, &r.Filenode, &r.Partition, &r.Persistent)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	return list, nil
+}
+
+// ReadColumns reads a digest of which transactions wrote the columns of tables
+// and the like, by OID.
+func ReadColumns(ctx context.Context, q Querier, oids []uint32) (map[uint32]string, error) {
+	rows, err := q.Query(ctx, `
+		SELECT attrelid, sum(pg_catalog.hashtextextended(xmin::text, attnum))::text FROM pg_catalog.pg_attribute
+		WHERE attrelid = ANY($1) AND attnum > 0 GROUP BY 1`, oids)
+	if err != nil {
+		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	digests := map[uint32]string{}
+	var oid uint32
+	var digest string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &digest}, func() error {
+		digests[oid] = digest
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	return digests, nil
 }
 
 // ReadDetails reads the details of relations by their OID.
@@ -227,9 +244,12 @@ func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Deta
 			coalesce(a.columns, '{}')
 		FROM pg_catalog.pg_class c
 		LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
-		LEFT JOIN LATERAL (
-			SELECT array_agg(attname::text ORDER BY attnum) AS columns FROM pg_catalog.pg_attribute
-			WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a ON c.relkind IN ('r', 'p', 'm')
+		LEFT JOIN (
+			SELECT attrelid, array_agg(attname) AS columns FROM (
+				SELECT attrelid, attname::text FROM pg_catalog.pg_attribute
+				WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+				ORDER BY attrelid, attnum) o
+			GROUP BY attrelid) a ON a.attrelid = c.oid AND c.relkind IN ('r', 'p', 'm')
 		WHERE c.oid = ANY($1)`, oids)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
