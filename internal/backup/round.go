@@ -103,7 +103,7 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if err := d.makeSeal(ctx); err != nil {
 		return nil, err
 	}
-	if d.schemas, err = pg.ListSchemas(ctx, d.tx); err != nil {
+	if d.schemas, err = pg.ListSchemas(ctx, d.tx, r.Schemas...); err != nil {
 		return nil, err
 	}
 	d.catalogs = sync.OnceValues(func() (*pg.CatalogDigests, error) { return d.readCatalogs(ctx) })
