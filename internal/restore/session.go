@@ -133,12 +133,51 @@ func (s *session) exec(ctx context.Context, sql string) error {
 		if err == nil || !inTheWay(err) || try == cmp.Or(s.tries, lockTries) {
 			return err
 		}
+		if s.displaceVacuum(ctx) {
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(min(time.Duration(try)*lockPause, lockPauseMax)):
 		}
 	}
+}
+
+// displaceVacuum ends autovacuum on a table that is being restored, and reports
+// whether it did. It comes to a big table as soon as there are rows, takes long,
+// and gives way to whoever has waited for deadlock_timeout, for which nothing
+// else waits here.
+func (s *session) displaceVacuum(ctx context.Context) bool {
+	if s.conn.PgConn().TxStatus() != 'I' {
+		return false
+	}
+	var schemas []string
+	for _, u := range s.run.alive() {
+		schemas = append(schemas, u.madeSchemas()...)
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT DISTINCT pg_catalog.format('SET LOCAL lock_timeout = %s; LOCK TABLE ONLY %I.%I IN SHARE UPDATE EXCLUSIVE MODE', 2 * t.setting::int8, n.nspname, c.relname)
+		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid, pg_catalog.pg_settings t
+		WHERE l.granted AND l.mode = 'ShareUpdateExclusiveLock' AND c.relkind = 'r' AND n.nspname = ANY($1)
+		AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND coalesce(a.backend_type, '') IN ('', 'autovacuum worker') AND t.name = 'deadlock_timeout'`, schemas)
+	if err != nil {
+		return false
+	}
+	locks, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return false
+	}
+	ended := false
+	for _, sql := range locks {
+		// One message, and so one transaction. What fails is tried again.
+		if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err == nil {
+			ended = true
+		}
+	}
+	return ended
 }
 
 // inTheWay reports whether a statement failed because of what another session
