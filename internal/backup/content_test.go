@@ -110,7 +110,7 @@ func TestShapesOfTables(t *testing.T) {
 	w := setup(t, nil)
 	w.opts.Jobs = 3
 	w.db.Exec(t, `CREATE SCHEMA t;
-		-- Five rows a block: 8000 blocks, sixteen segments.
+		-- Five rows a block: 8000 blocks, four segments.
 		CREATE TABLE t.big (id int PRIMARY KEY, v text) WITH (fillfactor = 10);
 		INSERT INTO t.big SELECT n, repeat('x', 100) || n FROM generate_series(1, 40000) n;
 		CREATE TABLE t.holes (id int, v text) WITH (fillfactor = 10);
@@ -138,8 +138,8 @@ func TestShapesOfTables(t *testing.T) {
 	for _, table := range file.Index.Tables {
 		switch table.Name {
 		case "big", "holes": // an empty segment is none
-			want := map[string]int{"big": 16, "holes": 2}[table.Name]
-			if len(table.Segments) != want || table.Segments[0].EndBlock != 512 || table.Segments[want-1].FirstBlock != 15*512 || table.Segments[want-1].EndBlock != 0 {
+			want := map[string]int{"big": 4, "holes": 2}[table.Name]
+			if len(table.Segments) != want || table.Segments[0].EndBlock != 2048 || table.Segments[want-1].FirstBlock != 3*2048 || table.Segments[want-1].EndBlock != 0 {
 				t.Errorf("%s has the segments %+v", table.Name, table.Segments)
 			}
 		case "by_hash_0", "by_hash_1":

@@ -20,8 +20,9 @@ import (
 )
 
 // segmentBlocks is the range of heap blocks that is a segment: the unit that
-// workers share, and the unit of incrementals.
-const segmentBlocks = 512
+// workers share, and the unit of incrementals. Smaller ones let incrementals
+// store less, and the server wait more often for the next: 512 took a tenth longer.
+const segmentBlocks = 2048
 
 // batchTables is how many small tables are copied in one message.
 const batchTables = 128
