@@ -50,9 +50,6 @@ func (b *bench) compareChanges(ctx context.Context, stdout io.Writer) error {
 	if restic, err := exec.LookPath("restic"); err == nil {
 		contenders = append(contenders, b.restic(restic, env, output("restic"), churn))
 	}
-	if backrest, err := exec.LookPath("pgbackrest"); err == nil {
-		contenders = append(contenders, b.backrest(backrest, output("pgbackrest"), churn))
-	}
 	if err := b.measureAll(ctx, contenders); err != nil {
 		return err
 	}
@@ -94,40 +91,6 @@ func (b *bench) restic(program string, env []string, dir string, churn func(cont
 		},
 		do: func(ctx context.Context) (measurement, error) {
 			return measurePipe(ctx, env, os.DevNull, []string{b.tool("pg_dump")}, take)
-		},
-	}
-}
-
-// backrest takes incremental backups of the whole cluster.
-func (b *bench) backrest(program, dir string, churn func(context.Context) error) *contender {
-	run := func(ctx context.Context, args ...string) (measurement, error) {
-		args = append([]string{
-			"--stanza=bench", "--repo1-path=" + dir, "--pg1-path=" + b.cluster.DataDir(), "--pg1-socket-path=" + b.cluster.SocketDir(),
-			"--pg1-port=" + strconv.Itoa(b.cluster.Port()), "--pg1-user=postgres", "--log-path=" + b.out, "--lock-path=" + b.out,
-			"--log-level-file=off", "--log-level-console=error",
-		}, args...)
-		return measure(ctx, os.Environ(), program, args...)
-	}
-	backup := func(ctx context.Context, kind string) (measurement, error) {
-		return run(ctx, "--process-max="+strconv.Itoa(b.jobs), "--compress-type=zst", "--start-fast", "--no-archive-check", "--type="+kind, "backup")
-	}
-	made := false
-	return &contender{
-		name: "`pgbackrest --type=incr`, of the whole cluster", output: dir, grows: true,
-		before: func(ctx context.Context) error {
-			if !made {
-				made = true
-				if _, err := run(ctx, "--no-online", "stanza-create"); err != nil {
-					return err
-				}
-				if _, err := backup(ctx, "full"); err != nil {
-					return err
-				}
-			}
-			return churn(ctx)
-		},
-		do: func(ctx context.Context) (measurement, error) {
-			return backup(ctx, "incr")
 		},
 	}
 }

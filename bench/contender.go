@@ -75,7 +75,12 @@ func (b *bench) measureOne(ctx context.Context, c *contender) error {
 	}
 	if c.before != nil {
 		if err := c.before(ctx); err != nil {
-			return err
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			b.progress("  failed: %v", err)
+			c.err = err
+			return nil
 		}
 	}
 	var held int64
