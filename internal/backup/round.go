@@ -306,7 +306,7 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 		done()
 		return nil
 	})
-	for n := range d.Jobs {
+	for n := range d.workers(ready) {
 		g.Go(func() error {
 			w := &worker{round: d, segments: segments}
 			defer w.close()
@@ -331,6 +331,15 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 		return nil, err
 	}
 	return results.again, nil
+}
+
+// workers is how many workers have something to do: one small tenant keeps one
+// busy.
+func (d *round) workers(tenants []*tenant) int {
+	if len(tenants) == 1 && tenants[0].Bytes < segmentBlocks*8192 {
+		return 1
+	}
+	return d.Jobs
 }
 
 // usable leaves out what is known to fail, so that it does not spoil the run of

@@ -96,13 +96,14 @@ func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, e
 			coalesce(r.tables, 0), coalesce(k.locks, 0), coalesce(r.bytes, 0)::int8,
 			coalesce(pg_catalog.has_schema_privilege(n.oid, 'USAGE'), true), -- null where it was dropped after the snapshot
 			ARRAY(SELECT x.extname::text FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid ORDER BY 1),
-			NOT EXISTS (
+			CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid) THEN NOT EXISTS (
 				SELECT FROM pg_catalog.pg_depend d
 				WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
 				AND d.classid <> 'pg_catalog.pg_extension'::regclass
 				AND NOT EXISTS (
 					SELECT FROM pg_catalog.pg_depend e
-					WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')),
+					WHERE e.classid = d.classid AND e.objid = d.objid AND e.refclassid = 'pg_catalog.pg_extension'::regclass AND e.deptype = 'e'))
+				ELSE false END,
 			coalesce(pg_catalog.starts_with(pg_catalog.obj_description(n.oid, 'pg_namespace'), '`+LabelPrefix+`'), false)
 		FROM pg_catalog.pg_namespace n
 		LEFT JOIN (
