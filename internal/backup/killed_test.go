@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
 
 // binary is the program, built once.
@@ -69,6 +71,10 @@ func TestKilled(t *testing.T) {
 				if len(manifests) != 1 {
 					t.Errorf("done, with the manifests %q", manifests)
 				}
+			case len(manifests) == 1 && signal == syscall.SIGKILL: // it came after the rename: the backup exists
+				store, err := local.New(w.dir)
+				must(t, err)
+				sound(t, repo.Open(store, repo.Options{LockWait: -1}))
 			case len(manifests) > 0:
 				t.Errorf("%s when %s appears: left %q", signal, appears, manifests)
 			case signal != syscall.SIGKILL:
