@@ -18,8 +18,9 @@ import (
 // only where the server has the same history, see MakeSeal. Where that cannot be
 // told, a Fingerprinter looks at what the rows hold.
 type CatalogDigests struct {
-	// Core is that of core: of the schemas that were given as core's, of what
-	// users added to schemas of the system, and of all objects without a schema.
+	// Core is that of core: of the schemas that were given as core's, of those
+	// that extensions brought, of what users added to pg_catalog, and of all
+	// objects without a schema.
 	// What any schema may name elsewhere is in it, except for other tenants.
 	Core string
 	// LargeObjects is that of large objects, which belong to core's script and
@@ -218,11 +219,22 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	if err != nil {
 		return nil, err
 	}
+	// User objects may stand in a schema that an extension brought.
+	rows, err := q.Query(ctx, `
+		SELECT objid FROM pg_catalog.pg_depend
+		WHERE refclassid = 'pg_catalog.pg_extension'::regclass AND classid = 'pg_catalog.pg_namespace'::regclass AND deptype = 'e'`)
+	var ofExtensions []uint32
+	if err == nil {
+		ofExtensions, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read digests of catalogs: %w", err)
+	}
+	core = slices.Concat(core, systemSchemas, ofExtensions, []uint32{NoSchema})
 	some := schemas != nil
 	var relations []uint32
 	if some {
-		// In schemas of the system there may be what users added.
-		schemas = slices.Concat(schemas, core, systemSchemas, []uint32{0})
+		schemas = slices.Concat(schemas, core)
 		rows, err := q.Query(ctx, `SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = ANY($1)`, schemas)
 		if err == nil {
 			relations, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
@@ -231,8 +243,8 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 			return nil, fmt.Errorf("read digests of catalogs: %w", err)
 		}
 	}
-	isCore := map[uint32]bool{0: true}
-	for _, oid := range slices.Concat(core, systemSchemas) {
+	isCore := map[uint32]bool{}
+	for _, oid := range core {
 		isCore[oid] = true
 	}
 	lines := map[uint32][]string{}
@@ -254,7 +266,7 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 		var sum string
 		_, err = pgx.ForEachRow(rows, []any{&schema, &count, &sum}, func() error {
 			if isCore[schema] {
-				lines[0] = append(lines[0], fmt.Sprintf("%d %d %d %s\n", i, schema, count, sum))
+				lines[NoSchema] = append(lines[NoSchema], fmt.Sprintf("%d %d %d %s\n", i, schema, count, sum))
 			} else {
 				lines[schema] = append(lines[schema], fmt.Sprintf("%d %d %s\n", i, count, sum))
 			}
@@ -264,9 +276,9 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 			return nil, fmt.Errorf("read digests of catalogs: %w", err)
 		}
 	}
-	d := &CatalogDigests{Core: catalogDigest(versionNum, lines[0]), Schemas: map[uint32]string{}}
+	d := &CatalogDigests{Core: catalogDigest(versionNum, lines[NoSchema]), Schemas: map[uint32]string{}}
 	for schema, of := range lines {
-		if schema != 0 {
+		if schema != NoSchema {
 			d.Schemas[schema] = catalogDigest(versionNum, of)
 		}
 	}
@@ -283,8 +295,8 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	return d, nil
 }
 
-// systemSchemas are pg_catalog and information_schema; the latter has no fixed
-// OID, and what users add to it pg_dump leaves out.
+// systemSchemas is pg_catalog, in which there may be what users added. What they
+// add to information_schema pg_dump leaves out.
 var systemSchemas = []uint32{11}
 
 func catalogDigest(versionNum int, lines []string) string {

@@ -246,4 +246,11 @@ var changesOfDefinitions = []change{
 	// What changes how the rest is printed.
 	{sql: `CREATE FUNCTION bystander.make(bystander.span) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT NULL::text'`, changes: "bystander"},
 	{sql: `DROP SCHEMA app CASCADE`, changes: "app"},
+
+	// A schema that an extension brought, and what a user makes in it.
+	{sql: `CREATE SCHEMA brought`, changes: "brought"},
+	{sql: `ALTER EXTENSION isn ADD SCHEMA brought`, changes: "brought core"},
+	{sql: `CREATE TABLE brought.t (id integer)`, changes: "core"},
+	{sql: `GRANT SELECT ON brought.t TO zoo_reader`, changes: "core"},
+	{sql: `ALTER TABLE brought.t ADD COLUMN a text`, changes: "core"},
 }

@@ -38,7 +38,9 @@ func MakeSeal(ctx context.Context, conn *pgx.Conn) (string, error) {
 	}
 	results, err := conn.PgConn().Exec(ctx, sql.String()).ReadAll()
 	if err != nil {
-		return "", fmt.Errorf("make a seal: %w", err)
+		// The session goes on without the transaction that was begun.
+		_, failure := conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll()
+		return "", errors.Join(fmt.Errorf("make a seal: %w", err), failure)
 	}
 	var seal []string
 	for _, r := range results {
