@@ -32,7 +32,7 @@ const (
 	olderMarks = 10
 )
 
-// mark takes the mark of a round, before its snapshot.
+// takeMark takes the mark of a round, before its snapshot.
 func (d *round) takeMark(ctx context.Context) (err error) {
 	if d.info.ServerVersionNum < 170000 || d.Summaries == SummariesOff {
 		return nil
@@ -45,13 +45,20 @@ func (d *round) takeMark(ctx context.Context) (err error) {
 	return err
 }
 
-// makeSeal makes the seal of a round, after its snapshot.
+// makeSeal makes the seal of a round, after its snapshot. A server that gives out
+// no transaction ids, to be saved from their wraparound for instance, can be
+// backed up all the same.
 func (d *round) makeSeal(ctx context.Context) (err error) {
 	if d.info.ReadOnly || !pg.CanDigestCatalogs(d.info.ServerVersionNum) {
 		return nil
 	}
-	if d.seal, err = pg.MakeSeal(ctx, d.newestState.conn); err == nil && d.mark != nil {
+	d.seal, err = pg.MakeSeal(ctx, d.newestState.conn)
+	switch {
+	case err == nil && d.mark != nil:
 		d.mark.Seal = d.seal
+	case err != nil && pg.Code(err) != "" && !pg.Lost(err):
+		d.Log.DebugContext(ctx, "Made no seal", "reason", err)
+		d.mark, err = nil, nil
 	}
 	return err
 }

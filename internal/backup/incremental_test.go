@@ -375,3 +375,25 @@ func TestUnchangedBlocks(t *testing.T) {
 	w.db.Exec(t, `VACUUM FULL a.holes`)
 	w.requireSame(t, w.incremental(t), "a", "b")
 }
+
+// TestNoTransactionIDs backs up a server that gives out no transaction ids, as
+// one does on the brink of their wraparound: definitions are known by content.
+func TestNoTransactionIDs(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	big(t, w.db, "a")
+	role := "reader_" + strings.ToLower(t.Name())
+	w.db.Exec(t, fmt.Sprintf(`CREATE ROLE %[1]s LOGIN; GRANT pg_read_all_data TO %[1]s;
+		REVOKE EXECUTE ON FUNCTION pg_catalog.pg_current_xact_id() FROM PUBLIC`, role))
+	w.opts.Server = parse(t, strings.Replace(w.db.URL(), "user=postgres", "user="+role, 1))
+	first := w.run(t)
+	if first.Snapshot.Seal != "" || !strings.HasPrefix(entry(t, first, "a").Definitions, "tk1:") {
+		t.Errorf("the seal is %q, the definitions are known by %q", first.Snapshot.Seal, entry(t, first, "a").Definitions)
+	}
+	w.db.Exec(t, `INSERT INTO a.other VALUES (4)`)
+	second := w.incremental(t)
+	if got := entry(t, second, "a"); got.Definitions != entry(t, first, "a").Definitions || got.Type != manifest.Incremental {
+		t.Errorf("a is %+v", got)
+	}
+	w.requireSame(t, second, "a")
+}

@@ -23,8 +23,14 @@ type parent struct {
 // it is taken in full again.
 const DefaultMaxChain = 30
 
-// parentOpens is how many files are looked for at once.
-const parentOpens = 8
+const (
+	// parentOpens is how many files are looked for at once.
+	parentOpens = 8
+	// parentEntries is how many entries of earlier backups are looked at for a
+	// tenant that the newest ones do not have: most likely no backup has it, and
+	// all manifests of years would take minutes to read.
+	parentEntries = 100_000
+)
 
 // findParents finds, for each of the tenants, the newest backup of this database
 // that has it with all files that it needs, and the marks of the newest backups
@@ -81,11 +87,14 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 		return parents, visit(b)
 	}
 	var failure error
-	visited := 0
+	visited, entries := 0, 0
 	err := r.Repo.Newest(ctx, func(b repo.Backup) bool {
 		failure = visit(b)
 		visited++
-		return failure == nil && (len(missing) > 0 || marked && visited < olderMarks)
+		if b.Err == nil {
+			entries += len(b.Manifest.Schemas)
+		}
+		return failure == nil && (len(missing) > 0 && entries < parentEntries || marked && visited < olderMarks)
 	})
 	return parents, errors.Join(failure, err)
 }
