@@ -412,21 +412,27 @@ func (d *data) close() error {
 // refer opens the files that an open file refers to, and keeps them open as long
 // as that one.
 func (d *data) refer(ctx context.Context, f *datafile.File) error {
+	sources, err := d.openReferred(ctx, f.Index.Header.Files)
+	if err != nil {
+		return err
+	}
+	return f.Refer(sources)
+}
+
+func (d *data) openReferred(ctx context.Context, files []datafile.FileRef) ([]io.ReaderAt, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.referred = make([]referred, len(f.Index.Header.Files))
-	sources := make([]io.ReaderAt, len(d.referred))
-	for i, ref := range f.Index.Header.Files {
+	d.referred = make([]referred, len(files))
+	sources := make([]io.ReaderAt, len(files))
+	for i, ref := range files {
 		r := &d.referred[i]
 		*r = referred{FileRef: ref, data: d}
 		if err := r.open(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		sources[i] = r
 	}
-	d.mu.Unlock() // they are read
-	defer d.mu.Lock()
-	return f.Refer(sources)
+	return sources, nil
 }
 
 func (d *data) release() {

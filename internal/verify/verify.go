@@ -126,8 +126,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		defer o.Progress.Finish()
 	}
 	// Those that refer to others come last: what the others hold is known then.
-	whole, others := partition(files, func(f *file) bool { return len(f.holders[0].entry.References) == 0 })
-	for _, stage := range [][]*file{whole, others} {
+	for _, stage := range stages(files) {
 		group, groupCtx := errgroup.WithContext(ctx)
 		group.SetLimit(o.Jobs)
 		for _, f := range stage {
@@ -155,16 +154,16 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return &r.report, nil
 }
 
-// partition divides a list by a property, in its order.
-func partition[T any](list []T, has func(T) bool) (with, without []T) {
-	for _, v := range list {
-		if has(v) {
-			with = append(with, v)
-		} else {
-			without = append(without, v)
+// stages are the files that refer to no others, and those that do.
+func stages(files []*file) (list [2][]*file) {
+	for _, f := range files {
+		stage := 0
+		if len(f.holders[0].entry.References) > 0 {
+			stage = 1
 		}
+		list[stage] = append(list[stage], f)
 	}
-	return with, without
+	return list
 }
 
 // files lists the data files, the largest first, and their size.
