@@ -40,6 +40,7 @@ type tenant struct {
 	matviews  []pg.Relation
 	script    script
 	frames    []storedFrame // definitions that are stored again as they are
+	stored    *storedRows   // rows that may be; nil: none
 
 	err error // why it must be taken again
 }
@@ -47,7 +48,7 @@ type tenant struct {
 // forget lets go of what is only needed while the tenant is being copied, so
 // that memory does not grow with the number of tenants.
 func (t *tenant) forget() {
-	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
+	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames, t.stored = nil, nil, nil, nil, nil, script{}, nil, nil
 }
 
 // round takes schemas at one snapshot.
