@@ -32,7 +32,7 @@ type CatalogDigests struct {
 
 // catalogDigestVersion begins what digests are made from: it changes with the
 // queries, so that those of different releases never compare as equal.
-const catalogDigestVersion = "1"
+const catalogDigestVersion = "2"
 
 // minCatalogDigests is the first version of the server on which the fate of old
 // transactions can be asked for by their 64-bit ids.
@@ -41,8 +41,12 @@ const minCatalogDigests = 130000
 // CanDigestCatalogs reports whether a server of this version can.
 func CanDigestCatalogs(versionNum int) bool { return versionNum >= minCatalogDigests }
 
-// noSchema is the schema of what is in none.
-const noSchema = "0::oid"
+const (
+	// noSchema is the schema of what is in none.
+	noSchema = "0::oid"
+	// firstUser is the first OID that the server gives to what users make.
+	firstUser = "16384"
+)
 
 // catalogPart is a set of catalog rows, c.
 type catalogPart struct {
@@ -75,13 +79,17 @@ func catalogParts(versionNum int) []catalogPart {
 	none := func(catalog string, more ...string) catalogPart {
 		return catalogPart{from: "pg_catalog." + catalog + " c", schema: noSchema, id: "c.oid::int8", more: more}
 	}
+	// Of relations of the system pg_dump writes nothing but who may use them.
 	of := func(catalog, column, id string, more ...string) catalogPart {
-		return catalogPart{from: "pg_catalog." + catalog + " c" + relation + column, schema: ofClass, table: "c." + column, id: id, more: more}
+		return catalogPart{
+			from:   "pg_catalog." + catalog + " c" + relation + column + " WHERE c." + column + " >= " + firstUser,
+			schema: ofClass, table: "c." + column, id: id, more: more,
+		}
 	}
 	// What comments and the like are on: of the schema that it is in.
 	about := func(catalog, id string, more ...string) catalogPart {
 		return catalogPart{
-			from: "pg_catalog." + catalog + ` c WHERE c.objoid >= 16384 OR c.classoid = 'pg_catalog.pg_namespace'::regclass`,
+			from: "pg_catalog." + catalog + ` c WHERE c.objoid >= ` + firstUser + ` OR c.classoid = 'pg_catalog.pg_namespace'::regclass`,
 			schema: `coalesce(CASE c.classoid
 				WHEN 'pg_catalog.pg_class'::regclass THEN (SELECT o.relnamespace FROM pg_catalog.pg_class o WHERE o.oid = c.objoid)
 				WHEN 'pg_catalog.pg_type'::regclass THEN (SELECT o.typnamespace FROM pg_catalog.pg_type o WHERE o.oid = c.objoid)
@@ -100,23 +108,32 @@ func catalogParts(versionNum int) []catalogPart {
 		{from: "pg_catalog.pg_namespace c WHERE c.nspname !~ '^pg_(toast|temp_)'", schema: "c.oid", id: "c.oid::int8", more: []string{user + "(c.nspowner)", "c.nspacl::text"}},
 		// TRUNCATE and REINDEX write other files down, VACUUM and ANALYZE figures.
 		{
-			from:   `pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL WHERE c.relkind NOT IN ('t', 'i', 'I')`,
+			from: `pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL WHERE c.oid >= ` + firstUser + ` AND c.relkind NOT IN ('t', 'i', 'I')`,
 			schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8", whole: "pg_class", more: []string{tablespaceName("c.reltablespace"), "t.reloptions"},
 		},
 		{
-			from: `pg_catalog.pg_class c WHERE c.relkind IN ('i', 'I')`, schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8",
+			from: `pg_catalog.pg_class c WHERE c.oid >= ` + firstUser + ` AND c.relkind IN ('i', 'I')`, schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8",
 			more: []string{"-", "c.relname", "c.relam", "c.reloptions", "c.relispartition", tablespaceName("c.reltablespace")},
 		},
 		// The columns of sequences are always the same, those of indexes have
 		// nothing of their own but these. Names of roles change without the row.
 		{
-			from: "pg_catalog.pg_attribute c" + relation + `attrelid WHERE c.attnum > 0 AND (r.relkind NOT IN ('t', 'i', 'I', 'S')
+			from: "pg_catalog.pg_attribute c" + relation + `attrelid WHERE c.attrelid >= ` + firstUser + ` AND c.attnum > 0 AND (r.relkind NOT IN ('t', 'i', 'I', 'S')
 				OR c.attacl IS NOT NULL OR r.relkind <> 't' AND (c.attoptions IS NOT NULL OR coalesce(c.attstattarget, -1) >= 0))`,
 			schema: ofClass, table: "c.attrelid", id: "(c.attrelid::int8 << 16) + c.attnum", rarely: "c.attacl",
 		},
+		{
+			from: "pg_catalog.pg_class c WHERE c.oid < " + firstUser + " AND c.relacl IS NOT NULL", schema: "c.relnamespace", id: "c.oid::int8",
+			more: []string{"-", "c.relacl::text"},
+		},
+		{
+			from:   "pg_catalog.pg_attribute c" + relation + "attrelid WHERE c.attrelid < " + firstUser + " AND c.attacl IS NOT NULL",
+			schema: ofClass, id: "(c.attrelid::int8 << 16) + c.attnum", more: []string{"-", "c.attacl::text"},
+		},
 		named("pg_type", "typ", "owner", "c.typacl::text"),
 		named("pg_proc", "pro", "owner", "c.proacl::text"),
-		named("pg_constraint", "con"),
+		of("pg_constraint", "conrelid", "c.oid::int8"),
+		{from: "pg_catalog.pg_constraint c WHERE c.contypid > 0", schema: "c.connamespace", id: "c.oid::int8"},
 		named("pg_operator", "opr", "owner"),
 		named("pg_opclass", "opc", "owner"),
 		named("pg_opfamily", "opf", "owner"),
@@ -139,7 +156,7 @@ func catalogParts(versionNum int) []catalogPart {
 		of("pg_policy", "polrelid", "c.oid::int8", "(SELECT array_agg(pg_catalog.pg_get_userbyid(p.role)::text) FROM unnest(c.polroles) p (role))"),
 		// Those of foreign keys come and go on the tables that others refer to.
 		{
-			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE NOT c.tgisinternal OR c.tgparentid <> 0", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
+			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE c.tgrelid >= " + firstUser + " AND (NOT c.tgisinternal OR c.tgparentid <> 0)", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
 		},
 		{from: "pg_catalog.pg_enum c JOIN pg_catalog.pg_type t ON t.oid = c.enumtypid", schema: "t.typnamespace", id: "c.oid::int8"},
 		{from: "pg_catalog.pg_range c JOIN pg_catalog.pg_type t ON t.oid = c.rngtypid", schema: "t.typnamespace", id: "c.rngtypid::int8"},
@@ -235,11 +252,7 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	var relations []uint32
 	if some {
 		schemas = slices.Concat(schemas, core)
-		rows, err := q.Query(ctx, `SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = ANY($1)`, schemas)
-		if err == nil {
-			relations, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
-		}
-		if err != nil {
+		if relations, err = relationsOf(ctx, q, schemas); err != nil {
 			return nil, fmt.Errorf("read digests of catalogs: %w", err)
 		}
 	}
@@ -293,6 +306,25 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 		d.LargeObjects = catalogDigest(versionNum, []string{fmt.Sprint(count, *sum)})
 	}
 	return d, nil
+}
+
+// relationsOf lists what users have in schemas of pg_class. It has no index by
+// schema: relations are found through their dependencies on it, their indexes
+// through them, and composite types through their types.
+func relationsOf(ctx context.Context, q Querier, schemas []uint32) ([]uint32, error) {
+	rows, err := q.Query(ctx, `
+		WITH own AS (
+			SELECT d.objid FROM pg_catalog.pg_depend d
+			WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = ANY($1))
+		SELECT objid FROM own
+		UNION ALL SELECT i.indexrelid FROM pg_catalog.pg_index i JOIN own ON own.objid = i.indrelid
+		UNION ALL SELECT t.typrelid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_type t ON t.oid = d.objid
+			WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = ANY($1)
+			AND t.typrelid >= `+firstUser, schemas)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uint32])
 }
 
 // systemSchemas is pg_catalog, in which there may be what users added. What they

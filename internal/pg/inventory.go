@@ -85,10 +85,14 @@ func IsOwn(name string) bool { return ownSchema.MatchString(name) }
 // included; see Own. Tables, locks and bytes are counted for those of the given
 // names only, where there are any: with many tenants that takes most of the time.
 func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, error) {
-	limit := ""
+	// pg_class has no index by schema, but pg_depend has: it pays for a few.
+	from, limit := "pg_catalog.pg_class c", ""
 	var args []any
 	if len(counted) > 0 {
-		limit = " AND c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY($1::text[]))"
+		const these = "IN (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = ANY($1::text[]))"
+		from = `pg_catalog.pg_depend b JOIN pg_catalog.pg_class c ON c.oid = b.objid
+			AND b.classid = 'pg_catalog.pg_class'::regclass AND b.refclassid = 'pg_catalog.pg_namespace'::regclass AND b.refobjid ` + these
+		limit = " AND c.relnamespace " + these
 		args = append(args, counted)
 	}
 	rows, err := q.Query(ctx, `
@@ -96,13 +100,14 @@ func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, e
 			coalesce(r.tables, 0), coalesce(k.locks, 0), coalesce(r.bytes, 0)::int8,
 			coalesce(pg_catalog.has_schema_privilege(n.oid, 'USAGE'), true), -- null where it was dropped after the snapshot
 			ARRAY(SELECT x.extname::text FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid ORDER BY 1),
-			CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid) THEN NOT EXISTS (
-				SELECT FROM pg_catalog.pg_depend d
+			CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extnamespace = n.oid) THEN (
+				SELECT true FROM pg_catalog.pg_depend d
 				WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid
 				AND d.classid <> 'pg_catalog.pg_extension'::regclass
 				AND NOT EXISTS (
 					SELECT FROM pg_catalog.pg_depend e
-					WHERE e.classid = d.classid AND e.objid = d.objid AND e.refclassid = 'pg_catalog.pg_extension'::regclass AND e.deptype = 'e'))
+					WHERE e.classid = d.classid AND e.objid = d.objid AND e.refclassid = 'pg_catalog.pg_extension'::regclass AND e.deptype = 'e')
+				LIMIT 1) IS NULL -- the server would look at all schemas at once for NOT EXISTS
 				ELSE false END,
 			coalesce(pg_catalog.starts_with(pg_catalog.obj_description(n.oid, 'pg_namespace'), '`+LabelPrefix+`'), false)
 		FROM pg_catalog.pg_namespace n
@@ -112,9 +117,9 @@ func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, e
 				sum(CASE WHEN c.relkind IN ('r', 'm') THEN
 					greatest((c.relpages + coalesce(t.relpages, 0))::int8 * 8192, pg_catalog.pg_stat_get_live_tuples(c.oid) * 100)
 					ELSE 0 END) AS bytes
-			FROM pg_catalog.pg_class c
+			FROM `+from+`
 			LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid
-			WHERE c.relkind IN ('r', 'p', 'f', 'm')`+limit+`
+			WHERE c.relkind IN ('r', 'p', 'f', 'm')
 			GROUP BY c.relnamespace) r ON r.relnamespace = n.oid
 		LEFT JOIN (
 			SELECT c.relnamespace, count(DISTINCT d.refobjid) AS locks
@@ -249,15 +254,10 @@ func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Deta
 			-- null where it was dropped after the snapshot, which is found later
 			coalesce(CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, true),
 			c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
-			coalesce(a.columns, '{}')
-		FROM pg_catalog.pg_class c
-		LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
-		LEFT JOIN (
-			SELECT attrelid, array_agg(attname) AS columns FROM (
-				SELECT attrelid, attname::text FROM pg_catalog.pg_attribute
-				WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-				ORDER BY attrelid, attnum) o
-			GROUP BY attrelid) a ON a.attrelid = c.oid AND c.relkind IN ('r', 'p', 'm')
+			CASE WHEN c.relkind IN ('r', 'p', 'm') THEN ARRAY(
+				SELECT a.attname::text FROM pg_catalog.pg_attribute a
+				WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) ELSE '{}' END
+		FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
 		WHERE c.oid = ANY($1)`, oids)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
@@ -670,21 +670,24 @@ func RootLoaded(ctx context.Context, q Querier) (map[uint32]Root, error) {
 // name, each after those that it reads.
 func MatviewOrder(ctx context.Context, q Querier) ([]Relation, map[uint32]uint32, error) {
 	rows, err := q.Query(ctx, `
-		WITH RECURSIVE edge AS (
+		WITH RECURSIVE matview AS ( -- by their rules, since pg_class has no index by kind
+			SELECT c.* FROM pg_catalog.pg_rewrite r, LATERAL (SELECT c.* FROM pg_catalog.pg_class c WHERE c.oid = r.ev_class OFFSET 0) c
+			WHERE r.rulename = '_RETURN' AND c.relkind = 'm'),
+		edge AS (
 			SELECT DISTINCT r.ev_class AS reader, d.refobjid AS read
 			FROM pg_catalog.pg_rewrite r
 			JOIN pg_catalog.pg_class v ON v.oid = r.ev_class AND v.relkind IN ('v', 'm')
 			JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
 				AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
 			JOIN pg_catalog.pg_class t ON t.oid = d.refobjid AND t.relkind IN ('v', 'm')
-			WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE relkind = 'm')),
+			WHERE EXISTS (SELECT FROM matview)),
 		reach AS (
 			SELECT reader, read FROM edge
 			UNION SELECT reach.reader, edge.read FROM reach JOIN edge ON edge.reader = reach.read)
 		SELECT n.nspname, c.oid, c.relname, n.oid
-		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'm' AND c.relispopulated
-		ORDER BY (SELECT count(*) FROM reach JOIN pg_catalog.pg_class m ON m.oid = reach.read AND m.relkind = 'm' WHERE reach.reader = c.oid), n.nspname COLLATE "C", c.relname COLLATE "C"`)
+		FROM matview c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relispopulated
+		ORDER BY (SELECT count(*) FROM reach JOIN matview m ON m.oid = reach.read WHERE reach.reader = c.oid), n.nspname COLLATE "C", c.relname COLLATE "C"`)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read materialized views: %w", err)
 	}
