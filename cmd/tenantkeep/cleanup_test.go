@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
@@ -261,6 +263,105 @@ func TestCleanupHoldsBack(t *testing.T) {
 	mention(t, stderr, "no backup is removed: the manifest of backup 20260101_000000 cannot be read", "move its file")
 	if _, err := os.Stat(orphan); err != nil {
 		t.Errorf("a file is gone that a manifest may name which cannot be read: %v", err)
+	}
+}
+
+// Copies of manifests are no backups a second time: what was shown as staying
+// stays.
+func TestCleanupCopies(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 12 {
+		n.add(nil, "public", "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	aside := filepath.Join(t.TempDir(), "before-upgrade")
+	do(t, os.CopyFS(aside, os.DirFS(filepath.Join(n.dir, "manifests"))), os.Rename(aside, filepath.Join(n.dir, "manifests", "before-upgrade")))
+	copied, err := os.ReadFile(filepath.Join(n.dir, "manifests", "backup_manifest_20261001_020000.json"))
+	do(t, err, os.WriteFile(filepath.Join(n.dir, "manifests", "20261001_020000.json"), copied, 0o600))
+	before := n.files()
+	stdout, stderr := n.cleanup(0, "--retention-policy=aggressive", "--yes")
+	mention(t, stderr, "13 manifests under other names or in other folders are no backups", "Removed 9 backups. 9 files")
+	left := n.files()
+	if len(left) != len(before)-9 || strings.Count(stdout, " stays ") != 3 {
+		t.Errorf("%d files of %d are left:\n%s", len(left), len(before), stdout)
+	}
+	for _, name := range before {
+		id, is := strings.CutPrefix(strings.TrimSuffix(name, ".json"), "manifests/backup_manifest_")
+		if stays := regexp.MustCompile(id + ` .* stays `).MatchString(stdout); is && slices.Contains(left, name) != stays {
+			t.Errorf("%s is there: %v", name, !stays)
+		}
+	}
+	do(t, os.WriteFile(filepath.Join(n.dir, "manifests", "before-upgrade", "notes.json"), []byte("[]"), 0o600))
+	_, stderr = n.cleanup(3, "--retention-policy=custom", "--daily-retention=1", "--weekly-retention=0", "--monthly-retention=0", "--yes", "--allow-doubtful")
+	mention(t, stderr, "the manifest manifests/before-upgrade/notes.json cannot be read", "move its file")
+	if got := n.files(); len(got) != len(left)+1 {
+		t.Errorf("%d files are left of %d", len(got), len(left)+1)
+	}
+}
+
+// A folder that cannot be looked into is not an empty one.
+func TestCleanupNoFolder(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]func(path string) error{
+		"link":      func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink("manifests2", path)) },
+		"link out":  func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(t.TempDir(), path)) },
+		"no folder": func(path string) error { return errors.Join(os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
+	} {
+		for _, folder := range []string{"manifests", "data", "pins", "runs", "swaps", "removals"} {
+			t.Run(name+" "+folder, func(t *testing.T) {
+				t.Parallel()
+				n := newNights(t, t.TempDir())
+				for range 5 {
+					n.add(nil, "acme")
+					n.now = n.now.Add(24 * time.Hour)
+				}
+				path := filepath.Join(n.dir, folder)
+				do(t, os.MkdirAll(path, 0o700), replace(path))
+				before := n.files()
+				_, stderr := n.cleanup(1, "--retention-policy=aggressive", "--yes", "--remove-orphans")
+				mention(t, stderr, path)
+				match(t, stderr, "put the folder")
+				if diff := cmp.Diff(before, n.files()); diff != "" {
+					t.Errorf("files (-before +after):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// A single link that leads out, or nowhere, is told of and stops nothing.
+func TestLinkOut(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{"/etc/hostname", "/nothing/here", "nothing"} {
+		n := newNights(t, t.TempDir())
+		id := n.add(nil, "acme")
+		n.now = time.Now().Add(48 * time.Hour)
+		var links []string
+		for _, name := range []string{"data/foo.sql", "media/a.tar.gz", "pins/" + id + ".json", "runs/20260101_000000.json", "swaps/x.json", "removals/x.json"} {
+			path := filepath.Join(n.dir, name)
+			do(t, os.MkdirAll(filepath.Dir(path), 0o700), os.Symlink(target, path))
+			links = append(links, path)
+		}
+		stdout, stderr := n.tenantkeep(0, "list")
+		match(t, stdout, id+" .* ok ")
+		mention(t, stderr, "data/foo.sql cannot be used: it is a link that leads ", "the pin cannot be read: it is a link")
+		stdout, _ = n.cleanup(0, "--yes", "--remove-orphans", "--retention-policy=aggressive")
+		match(t, stdout, "data/foo.sql .* stays +it is a link that leads ", id+" .* stays .*pinned")
+		stdout, _ = n.tenantkeep(3, "repair", "--yes")
+		mention(t, stdout, "data/foo.sql")
+		for _, path := range links {
+			if _, err := os.Lstat(path); err != nil {
+				t.Error(err)
+			}
+		}
+		n.add(nil, "acme")
+
+		do(t, os.Symlink(target, filepath.Join(n.dir, "manifests", "backup_manifest_20260102_000000.json")))
+		stdout, _ = n.tenantkeep(0, "list")
+		match(t, stdout, "20260102_000000 .* broken")
+		_, stderr = n.cleanup(3, "--yes")
+		mention(t, stderr, "the manifest of backup 20260102_000000 cannot be read")
 	}
 }
 

@@ -160,17 +160,18 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err != nil {
 		return err
 	}
-	all, sizes, err := readCatalog(ctx, repository, store)
+	found, err := readCatalog(ctx, repository, store)
 	if err != nil {
 		return err
 	}
+	all := found.backups
 	pins, err := repository.Pins(ctx)
 	if err != nil {
 		return err
 	}
 	decided := make(chan []retention.Decision, 1)
 	go func() { decided <- a.fates(cfg, all, pins) }()
-	files := &fileCheck{sizes: sizes}
+	files := &fileCheck{sizes: found.sizes}
 	var backups []listed
 	var places []int // in all
 	for i, s := range all {
@@ -205,23 +206,47 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err := show(a.ui(), opts.Format, backups, now); err != nil {
 		return fmt.Errorf("write list: %w", err)
 	}
+	for _, problem := range found.problems {
+		a.ui().Warnf("%s", problem)
+	}
+	a.tellStrays(found.strays)
 	explain(a.ui(), opts.Format, store.Location(), len(all), backups)
 	return nil
 }
 
+// catalog is what a list is made from.
+type catalog struct {
+	backups  []repo.Backup
+	strays   []repo.Backup
+	sizes    map[string]int64 // of files, by key
+	problems []string         // with what is none and lies among them
+}
+
 // readCatalog reads what backups there are and, at the same time, what files.
-func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Storage) (all []repo.Backup, sizes map[string]int64, err error) {
+func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Storage) (*catalog, error) {
+	c := new(catalog)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		sizes, err = fileSizes(ctx, store)
+		c.sizes, c.problems, err = fileSizes(ctx, store)
 		return err
 	})
 	group.Go(func() (err error) {
-		all, err = repository.Catalog(ctx)
+		c.backups, err = repository.Catalog(ctx)
 		return err
 	})
-	err = group.Wait()
-	return all, sizes, err
+	group.Go(func() (err error) {
+		c.strays, err = repository.Strays(ctx)
+		return err
+	})
+	return c, group.Wait()
+}
+
+// tellStrays tells of manifests that keep files without being backups.
+func (a *app) tellStrays(strays []repo.Backup) {
+	if n := int64(len(strays)); n > 0 {
+		a.ui().Warnf("%s under other names or in other folders are no backups, and keep the files that they name; the first is %s",
+			ui.Plural(n, "manifest"), ui.Safe(strays[0].Key))
+	}
 }
 
 // fates are what the next cleanup would do with the backups; nil where the
@@ -250,19 +275,24 @@ func (b *listed) judged(d retention.Decision) {
 	}
 }
 
-// fileSizes returns the sizes of the data files and media archives by key.
-func fileSizes(ctx context.Context, store storage.Storage) (map[string]int64, error) {
-	sizes := map[string]int64{}
+// fileSizes returns the sizes of the data files and media archives by key, and
+// tells of what cannot be opened.
+func fileSizes(ctx context.Context, store storage.Storage) (sizes map[string]int64, problems []string, err error) {
+	sizes = map[string]int64{}
 	for _, prefix := range []string{"data/", "media/"} {
 		err := store.List(ctx, prefix, func(info storage.Info) error {
-			sizes[info.Key] = info.Size
+			if info.Problem != "" {
+				problems = append(problems, ui.Safe(info.Key)+" cannot be used: "+info.Problem)
+			} else {
+				sizes[info.Key] = info.Size
+			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list files of backups: %w", err)
+			return nil, nil, fmt.Errorf("list files of backups: %w", err)
 		}
 	}
-	return sizes, nil
+	return sizes, problems, nil
 }
 
 // wantBaselines reports whether baselines are asked for.

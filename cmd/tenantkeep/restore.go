@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -356,7 +357,8 @@ func settlePoint(in place, read bool) func(ctx context.Context, id string, swapp
 			return nil
 		}
 		err := in.Repo.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
-			_, err := clean.Remove(ctx, []string{id})
+			own := slices.DeleteFunc(clean.Backups(), func(b repo.Backup) bool { return b.ID != id })
+			_, err := clean.Remove(ctx, own)
 			return err
 		})
 		if _, locked := errors.AsType[*repo.LockedError](err); locked {

@@ -79,8 +79,8 @@ func retentionOptions(cfg *config.Config, now time.Time) (retention.Options, err
 	return retention.Options{Policy: policy, Now: now, Zone: cfg.TimeZone}, err
 }
 
-// decide plans the retention of a repository. Pins and marks of runs are read
-// from it.
+// decide plans the retention of a repository. Pins, marks of
+// runs and manifests in other places are read from it.
 func decide(ctx context.Context, r *repo.Repo, backups []repo.Backup, o retention.Options) (*retention.Plan, error) {
 	pins, err := r.Pins(ctx)
 	if err != nil {
@@ -88,6 +88,15 @@ func decide(ctx context.Context, r *repo.Repo, backups []repo.Backup, o retentio
 	}
 	if o.Interrupted, err = r.Interrupted(ctx, backups); err != nil {
 		return nil, err
+	}
+	strays, err := r.Strays(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range strays {
+		if b.Err != nil {
+			o.Unreadable = append(o.Unreadable, b.Key)
+		}
 	}
 	return retention.Decide(retained(backups, pins), o)
 }

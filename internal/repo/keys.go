@@ -21,7 +21,8 @@ const (
 	manifestPrefix = "manifests/"
 	runPrefix      = "runs/"
 	pinPrefix      = "pins/"
-	swapPrefix     = "swaps/" // of rollback points that are in force
+	swapPrefix     = "swaps/"    // of rollback points that are in force
+	removalPrefix  = "removals/" // of what a cleanup is about to remove
 )
 
 const (

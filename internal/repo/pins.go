@@ -94,14 +94,19 @@ func (r *Repo) Pins(ctx context.Context) (map[string]Pin, error) {
 	pins := make(map[string]Pin)
 	err := r.storage.List(ctx, pinPrefix, func(i storage.Info) error {
 		if id, ok := strings.CutSuffix(path.Base(i.Key), jsonSuffix); ok && i.Key == pinKey(id) {
-			pins[id] = Pin{}
+			pins[id] = Pin{Backup: id, Reason: i.Problem}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	for id := range pins {
+	for id, p := range pins {
+		if p.Reason != "" {
+			p.Reason = "the pin cannot be read: " + p.Reason
+			pins[id] = p
+			continue
+		}
 		p, err := r.readPin(ctx, id)
 		if errors.Is(err, fs.ErrNotExist) {
 			delete(pins, id) // taken away meanwhile

@@ -576,7 +576,7 @@ func (r *Repo) replaceManifest(ctx context.Context, re Rebuild) (wrote bool, err
 
 // setAside keeps a manifest under another name, and puts the guard in its place.
 func (r *Repo) setAside(ctx context.Context, re Rebuild) error {
-	content, err := r.read(ctx, re.Key)
+	content, err := r.content(ctx, re.Key)
 	if err != nil {
 		return err
 	}
@@ -588,7 +588,7 @@ func (r *Repo) setAside(ctx context.Context, re Rebuild) error {
 		err := r.put(ctx, name, content)
 		if errors.Is(err, fs.ErrExist) {
 			// A repair that was interrupted may have put it there.
-			if there, errRead := r.read(ctx, name); errRead != nil || !bytes.Equal(there, content) {
+			if there, errRead := r.content(ctx, name); errRead != nil || !bytes.Equal(there, content) {
 				continue
 			}
 			err = nil
@@ -607,8 +607,8 @@ func (r *Repo) setAside(ctx context.Context, re Rebuild) error {
 	return r.storage.Delete(ctx, re.Key)
 }
 
-// read reads a whole manifest, whatever it holds.
-func (r *Repo) read(ctx context.Context, key string) ([]byte, error) {
+// content reads a whole manifest, whatever it holds.
+func (r *Repo) content(ctx context.Context, key string) ([]byte, error) {
 	o, err := r.storage.Open(ctx, key)
 	if err != nil {
 		return nil, err

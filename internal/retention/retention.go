@@ -52,6 +52,9 @@ type Options struct {
 	AllowDoubtful bool
 	// Interrupted are runs that began and neither ended nor are at work.
 	Interrupted []string
+	// Unreadable are manifests, beside those of the backups, of which nobody knows
+	// what they need.
+	Unreadable []string
 }
 
 // Rule is a ground to keep a backup, or to remove it.
@@ -385,10 +388,18 @@ func (r *run) doubt(i int) string {
 // hold finds out of which databases nothing may go: of those whose newest backup
 // is no success, since what it lacks may be what an old one has.
 func (r *run) hold() {
+	seenID := make(map[string]bool, len(r.backups))
 	for _, b := range r.backups {
 		if b.Manifest == nil {
 			r.holdAll(Hold{Why: "the manifest of backup " + b.ID + " cannot be read, and nobody knows what it needs", Absolute: true})
 		}
+		if seenID[b.ID] {
+			r.holdAll(Hold{Why: "two manifests are of backup " + b.ID + ", and nobody knows which of them is meant", Absolute: true})
+		}
+		seenID[b.ID] = true
+	}
+	for _, name := range r.Unreadable {
+		r.holdAll(Hold{Why: "the manifest " + name + " cannot be read, and nobody knows what it needs", Absolute: true})
 	}
 	if r.AllowDoubtful {
 		return
