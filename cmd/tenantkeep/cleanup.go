@@ -284,10 +284,17 @@ func held(d retention.Decision) bool { return d.Has(retention.Held) }
 func holdError(h retention.Hold) error {
 	what := "no backup is removed"
 	if h.Database != "" {
-		what = "no backup of database " + ui.Safe(h.Database) + " is removed"
+		what = "no backup of database " + ui.Safe(h.Database)
+		if h.System != "" {
+			what += " of server " + ui.Safe(h.System)
+		}
+		what += " is removed"
 	}
 	hint := "make a backup that succeeds; --allow-doubtful removes old backups all the same"
-	if h.Absolute {
+	switch {
+	case h.Run != "":
+		hint = "if it is at work, wait for it; if it was killed, " + hint
+	case h.Absolute:
 		hint = "find out what is wrong with it; if it is of no use, move its file out of the folder manifests"
 	}
 	return &hintedError{err: fmt.Errorf("%s: %s", what, h.Why), hint: hint}

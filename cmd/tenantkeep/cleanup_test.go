@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,12 @@ func (n *nights) files() []string {
 // tenantkeep runs a command at the time of the repository, without a database.
 func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
 	n.t.Helper()
+	return n.in(n.t.Context(), code, args...)
+}
+
+// in runs a command under a context of its own.
+func (n *nights) in(ctx context.Context, code int, args ...string) (stdout, stderr string) {
+	n.t.Helper()
 	var out, errs bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: func() time.Time { return n.now },
@@ -111,11 +118,11 @@ func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
 	}
 	root := newRootCommand(a)
 	root.SetArgs(append(args, "--repository="+n.dir))
-	err := root.ExecuteContext(n.t.Context())
+	err := root.ExecuteContext(ctx)
 	if err != nil && !a.entered {
 		err = asUsage(err)
 	}
-	if got := a.exit(n.t.Context(), err); got != code {
+	if got := a.exit(ctx, err); got != code {
 		n.t.Fatalf("%q: exit code %d, want %d\n%s%s", args, got, code, out.String(), errs.String())
 	}
 	return out.String(), errs.String()
@@ -264,6 +271,34 @@ func TestCleanupHoldsBack(t *testing.T) {
 	if _, err := os.Stat(orphan); err != nil {
 		t.Errorf("a file is gone that a manifest may name which cannot be read: %v", err)
 	}
+}
+
+// While a backup is at work cleanup says who is, and list what cleanup says.
+func TestCleanupBesideABackup(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 5 {
+		n.add(nil, "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	w, err := n.repo().NewBackup(t.Context(), manifest.Full)
+	do(t, err)
+	n.now = n.now.Add(2 * time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // less than it waits
+	defer cancel()
+	_, stderr := n.in(ctx, 130, "cleanup", "--only=repository", "--yes", "--retention-policy=aggressive")
+	mention(t, stderr, "is in use by full backup (process ")
+	if strings.Contains(stderr, "make a backup") {
+		t.Errorf("cleanup: %s", stderr)
+	}
+	held := "but the backup run " + w.ID() + " has not ended"
+	stdout, stderr := n.cleanup(3, "--dry-run", "--retention-policy=aggressive")
+	mention(t, stdout, held)
+	mention(t, stderr, "if it is at work, wait for it")
+	stdout, _ = n.tenantkeep(0, "list", "--retention-policy=aggressive", "--format=json")
+	mention(t, stdout, held)
+	do(t, w.Abort(t.Context()))
+	n.cleanup(0, "--yes", "--retention-policy=aggressive")
 }
 
 // Copies of manifests are no backups a second time: what was shown as staying

@@ -32,13 +32,10 @@ func (c *cleanup) look(ctx context.Context) error {
 	if c.places == nil {
 		return nil
 	}
+	if err := c.lookIntoBackups(ctx); err != nil {
+		return err
+	}
 	var err error
-	if c.backups, err = c.places[0].Repo.List(ctx); err != nil {
-		return err
-	}
-	if c.plan, err = decide(ctx, c.places[0].Repo, c.backups, c.policy); err != nil {
-		return err
-	}
 	if c.strays, err = c.places[0].Repo.Strays(ctx); err != nil {
 		return err
 	}
@@ -65,6 +62,41 @@ func (c *cleanup) look(ctx context.Context) error {
 	}
 	c.logs, err = rotatedLogs(c.cfg.LogDir, c.now.Add(-time.Duration(c.opts.KeepLogs)))
 	return err
+}
+
+// lookIntoBackups decides about the backups. A run that is at work is waited for as
+// long as its lock would be: it is no reason to call for another backup.
+func (c *cleanup) lookIntoBackups(ctx context.Context) error {
+	r := c.places[0].Repo
+	for waited := false; ; waited = true {
+		var err error
+		if c.backups, err = r.List(ctx); err != nil {
+			return err
+		}
+		if c.plan, err = c.decide(ctx, c.backups); err != nil {
+			return err
+		}
+		running := slices.ContainsFunc(c.plan.Holds, func(h retention.Hold) bool { return h.Run != "" })
+		if !running || waited || c.opts.DryRun {
+			return nil
+		}
+		_, unlock, err := r.Lock(ctx, repo.Exclusive, "cleanup")
+		if err != nil {
+			return err
+		}
+		if err := unlock(); err != nil {
+			return err
+		}
+	}
+}
+
+// decide decides about backups.
+func (c *cleanup) decide(ctx context.Context, backups []repo.Backup) (*retention.Plan, error) {
+	pins, err := c.places[0].Repo.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return decide(ctx, c.places[0].Repo, backups, pins, c.policy)
 }
 
 func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
@@ -137,7 +169,7 @@ func (c *cleanup) cleanBackups(ctx context.Context) error {
 		return nil
 	}
 	return r.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
-		plan, err := decide(ctx, r, clean.Backups(), c.policy)
+		plan, err := c.decide(ctx, clean.Backups())
 		if err != nil {
 			return err
 		}

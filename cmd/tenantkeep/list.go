@@ -170,7 +170,7 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 		return err
 	}
 	decided := make(chan []retention.Decision, 1)
-	go func() { decided <- a.fates(cfg, all, pins) }()
+	go func() { decided <- a.fates(ctx, cfg, repository, all, pins) }()
 	files := &fileCheck{sizes: found.sizes}
 	var backups []listed
 	var places []int // in all
@@ -252,11 +252,11 @@ func (a *app) tellStrays(strays []repo.Backup) {
 // fates are what the next cleanup would do with the backups; nil where the
 // settings of retention make no sense, of which the user is warned: it is no
 // reason to show nothing.
-func (a *app) fates(cfg *config.Config, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
+func (a *app) fates(ctx context.Context, cfg *config.Config, r *repo.Repo, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
 	o, err := retentionOptions(cfg, a.now())
 	if err == nil {
 		var plan *retention.Plan
-		if plan, err = retention.Decide(retained(all, pins), o); err == nil {
+		if plan, err = decide(ctx, r, all, pins, o); err == nil {
 			return plan.Decisions
 		}
 	}
