@@ -166,8 +166,11 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 			return err
 		}
 	}
+	if err := c.noteRemoving(ctx); err != nil {
+		return err
+	}
 	err = c.work(ctx)
-	a.noteAudit(func(r *audit.Record) { r.Removed = slices.Sorted(maps.Keys(c.removed)) })
+	a.noteAudit(func(r *audit.Record) { r.Removed = namesOf(c.items(), func(i cleanedJSON) bool { return i.Dropped }) })
 	if opts.Format.is(formatJSON) {
 		if err := c.show(); err != nil {
 			return err
@@ -176,6 +179,29 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 		c.tellDone()
 	}
 	return c.verdict(err)
+}
+
+// noteRemoving notes in the audit trail what is about to be removed.
+func (c *cleanup) noteRemoving(ctx context.Context) error {
+	names := namesOf(c.items(), func(i cleanedJSON) bool { return !i.Keep })
+	if c.audit == nil || len(names) == 0 {
+		return nil
+	}
+	if err := c.audit.Removing(ctx, names); err != nil && !isFull(err) {
+		return noTrail(err)
+	}
+	return nil
+}
+
+// namesOf are the names of some of the items.
+func namesOf(items []cleanedJSON, which func(cleanedJSON) bool) []string {
+	var names []string
+	for _, i := range items {
+		if which(i) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
 }
 
 // open finds out which parts there are.

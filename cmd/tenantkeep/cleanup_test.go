@@ -543,6 +543,23 @@ func TestRetentionOfABackup(t *testing.T) {
 	}
 }
 
+// What looks like a formula is none when a list is opened in a spreadsheet.
+func TestListCells(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"": "", "acme": "acme", "=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(1)": "'@SUM(1)", "a=1": "a=1", "\t=1": `"\t=1"`, "\r=1": `"\r=1"`, " =1": `" =1"`,
+	} {
+		if got := safeCell(name); got != want {
+			t.Errorf("%q is written as %q, want %q", name, got, want)
+		}
+	}
+	n := newNights(t, t.TempDir())
+	id := n.add(func(m *manifest.Manifest) { m.Database.Name = "=1+1" }, "acme")
+	n.tenantkeep(0, "pin", id, "--reason", "@SUM(1+1)")
+	stdout, _ := n.tenantkeep(0, "list", "--format=csv")
+	mention(t, stdout, ",'=1+1,", ",'@SUM(1+1),")
+}
+
 // A policy of a stronger source does without the numbers of a weaker one.
 func TestRetentionPolicy(t *testing.T) {
 	t.Parallel()

@@ -545,21 +545,26 @@ func showCSV(u *ui.UI, backups []listed) error {
 			pin = b.Pin.Reason
 		}
 		records = append(records, []string{
-			b.ID, b.Time.Format(time.RFC3339), b.Type, b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
-			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), b.Path,
+			safeCell(b.ID), b.Time.Format(time.RFC3339), safeCell(b.Type), b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
+			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), safeCell(b.Path),
 			strconv.Itoa(len(b.References)), safeCell(pin), strings.Join(b.KeptFor, " "),
 		})
 	}
 	return w.WriteAll(records)
 }
 
-// safeCell makes a name safe to be written to a terminal; JSON is the form
-// that keeps every name as it is.
+// safeCell makes a name safe to be written to a terminal, and to be opened in a
+// spreadsheet, which takes what begins like a formula for one; JSON is the form that
+// keeps every name as it is.
 func safeCell(name string) string {
 	if name == "" {
 		return ""
 	}
-	return ui.Safe(name)
+	name = ui.Safe(name)
+	if strings.ContainsRune("=+-@", rune(name[0])) { // a tab is escaped already
+		return "'" + name
+	}
+	return name
 }
 
 // explain says for people what the list alone does not.

@@ -88,7 +88,7 @@ func TestRollbackPoints(t *testing.T) {
 	if strings.Contains(stdout, before) {
 		t.Errorf("available: %s", stdout)
 	}
-	if err := in.Pin(t.Context(), repo.Pin{Backup: before, Reason: "evidence"}); err != nil {
+	if _, err := in.Pin(t.Context(), repo.Pin{Backup: before, Reason: "evidence"}); err != nil {
 		t.Fatal(err)
 	}
 	// What only the replaced schema tells of is kept when that goes.

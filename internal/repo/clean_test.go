@@ -457,14 +457,14 @@ func TestPins(t *testing.T) {
 	s := newStore(t, dir)
 	r := Open(s, options())
 	id := mustBack(t, r)
-	if err := r.Pin(t.Context(), Pin{Backup: "20200101_000000"}); !errors.Is(err, ErrNoBackup) {
+	if _, err := r.Pin(t.Context(), Pin{Backup: "20200101_000000"}); !errors.Is(err, ErrNoBackup) {
 		t.Errorf("error %v", err)
 	}
 	want := Pin{Backup: id, Reason: "the auditor asked for \"it\"", By: "ops@db1", At: start}
-	if err := r.Pin(t.Context(), want); err != nil {
-		t.Fatal(err)
+	if got, err := r.Pin(t.Context(), want); err != nil || got != id {
+		t.Fatal(got, err)
 	}
-	if err := r.Pin(t.Context(), Pin{Backup: id, Reason: "other"}); !errors.Is(err, ErrPinned) {
+	if _, err := r.Pin(t.Context(), Pin{Backup: id, Reason: "other"}); !errors.Is(err, ErrPinned) {
 		t.Errorf("error %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(pinKey("x"))), []byte("garbage"), 0o600); err != nil {
@@ -478,7 +478,7 @@ func TestPins(t *testing.T) {
 		t.Errorf("pins %+v\n%s", pins, diff)
 	}
 	err = r.Clean(t.Context(), func(ctx context.Context, _ *Cleaning) error {
-		if err := r.Pin(ctx, Pin{Backup: id}); err == nil {
+		if _, err := r.Pin(ctx, Pin{Backup: id}); err == nil {
 			t.Error("pinned during a cleanup")
 		}
 		return nil
@@ -491,6 +491,21 @@ func TestPins(t *testing.T) {
 	}
 	if _, err := r.Unpin(t.Context(), id); !errors.Is(err, ErrNotPinned) {
 		t.Errorf("error %v", err)
+	}
+	// By the file name of the manifest.
+	name := manifestName + id + jsonSuffix
+	if got, err := r.Pin(t.Context(), Pin{Backup: name, Reason: "again"}); err != nil || got != id {
+		t.Errorf("pinned %s, %v", got, err)
+	}
+	if p, err := r.Unpin(t.Context(), name); err != nil || p.Backup != id {
+		t.Errorf("unpinned %+v, %v", p, err)
+	}
+	// A time of which there is no form in JSON makes it unreadable, and no less a pin.
+	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(pinKey(id))), []byte(`{"reason": "x", "at": "9999-12-31T23:59:59-12:00"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if pins, err := r.Pins(t.Context()); err != nil || !strings.Contains(pins[id].Reason, "year 10000") || !pins[id].At.IsZero() {
+		t.Errorf("pins %+v, %v", pins, err)
 	}
 }
 

@@ -105,6 +105,9 @@ type Lock interface {
 // LockedError says that others hold a lock.
 type LockedError struct {
 	Holders [][]byte // as they described themselves; empty where they could not
+	// Doubtful are the descriptions, as people find them, whose time lies in the
+	// future, so that nothing tells whether their holders live.
+	Doubtful []string
 }
 
 // Error says that the lock is not free. Who holds it is in a form that only the

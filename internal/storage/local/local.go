@@ -41,7 +41,8 @@ type Store struct {
 	place string        // see where; empty: it is found out
 
 	mu    sync.Mutex
-	dirty map[string]bool // directories, as system paths, whose entries are not durable yet
+	dirty map[string]bool     // directories, as system paths, whose entries are not durable yet
+	ahead map[string]sighting // files of holders whose time lies in the future
 }
 
 var (
@@ -60,7 +61,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory %s: %w", dir, err)
 	}
-	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool)}, nil
+	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool), ahead: make(map[string]sighting)}, nil
 }
 
 // Location is the directory as an absolute path.

@@ -652,6 +652,43 @@ func TestHolderElsewhere(t *testing.T) {
 
 // TestLockFileRemoved: the file that is locked is another one than that which
 // the holder has locked.
+// The file of a dead holder whose time lies in the future is told of, and does not
+// stay for ever.
+func TestHolderAhead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "locks"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := at(t, dir, "here")
+	refused := func(path string) {
+		t.Helper()
+		_, err := s.Lock(t.Context(), "repository", true, []byte("me"))
+		locked, ok := errors.AsType[*storage.LockedError](err)
+		if !ok || len(locked.Doubtful) != 1 || locked.Doubtful[0] != path {
+			t.Fatalf("error %v, doubtful %q", err, locked.Doubtful)
+		}
+	}
+	for _, age := range []time.Duration{-4 * 365 * 24 * time.Hour, -5 * 365 * 24 * time.Hour} { // its time changes
+		path := leave(t, dir, "repository-x-there-1.json", "the one elsewhere", age)
+		refused(path)
+		refused(path)
+	}
+	s.beat = time.Microsecond
+	for t.Context().Err() == nil {
+		l, err := s.Lock(t.Context(), "repository", true, []byte("me"))
+		if err == nil {
+			if err := l.Unlock(); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "locks", "*"+holderSuffix)); err != nil || len(files) > 0 {
+		t.Errorf("left: %v, %v", files, err)
+	}
+}
+
 func TestLockFileRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
