@@ -560,6 +560,23 @@ func TestListCells(t *testing.T) {
 	mention(t, stdout, ",'=1+1,", ",'@SUM(1+1),")
 }
 
+// What retention doubts is not called well, and a pin of nothing is told of.
+func TestListDoubts(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	empty, gone := n.add(nil), n.add(nil, "acme")
+	n.tenantkeep(0, "pin", gone, "--reason", "x")
+	do(t, os.Remove(filepath.Join(n.dir, "manifests", "backup_manifest_"+gone+".json")))
+	stdout, stderr := n.tenantkeep(0, "list")
+	match(t, stdout, empty+" .* partial ")
+	mention(t, stderr, empty+" is partial: it holds no schema", gone+" is pinned, but is not there: tenantkeep unpin "+gone)
+	n.tenantkeep(0, "unpin", gone)
+	stdout, _ = n.tenantkeep(1, "verify")
+	mention(t, stdout, "the backup holds no schema")
+	_, stderr = n.tenantkeep(2, "export", "--schema=acme")
+	mention(t, stderr, "nothing says which backup to export from", "tenantkeep list")
+}
+
 // A policy of a stronger source does without the numbers of a weaker one.
 func TestRetentionPolicy(t *testing.T) {
 	t.Parallel()

@@ -470,7 +470,7 @@ func reasonOf(d restore.Dropped, now time.Time) string {
 	case restore.KindReplaced:
 		return fmt.Sprintf("was %s until it was replaced %s", ui.Safe(d.Schema), ui.Age(d.At, now))
 	case restore.KindStaged:
-		return fmt.Sprintf("a restore of %s loaded it %s and could not swap it in", ui.Safe(d.Schema), ui.Age(d.At, now))
+		return fmt.Sprintf("a restore of %s loaded it %s and has not swapped it in", ui.Safe(d.Schema), ui.Age(d.At, now))
 	default:
 		return fmt.Sprintf("a restore of %s left it %s when it died", ui.Safe(d.Schema), ui.Age(d.At, now))
 	}

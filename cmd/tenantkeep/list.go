@@ -210,6 +210,11 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 		a.ui().Warnf("%s", problem)
 	}
 	a.tellStrays(found.strays)
+	for _, id := range slices.Sorted(maps.Keys(pins)) {
+		if !slices.ContainsFunc(all, func(b repo.Backup) bool { return b.ID == id }) {
+			a.ui().Warnf("%s is pinned, but is not there: tenantkeep unpin %s", ui.Safe(id), shellWord(id))
+		}
+	}
 	explain(a.ui(), opts.Format, store.Location(), len(all), backups)
 	return nil
 }
@@ -427,6 +432,9 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileChe
 	}
 	if !m.Rebuilt.IsZero() {
 		b.State, b.Problem = statePartial, "its manifest was rebuilt, and what had no file then is not in it"
+	}
+	if b.count == 0 && len(b.Failures) == 0 && len(names) == 0 {
+		b.State, b.Problem = statePartial, "it holds no schema"
 	}
 	b.judge(missing)
 }

@@ -45,7 +45,8 @@ type Holder struct {
 
 // String describes the holder in one line.
 func (h Holder) String() string {
-	return fmt.Sprintf("%s (process %d on %s, since %s)", h.Purpose, h.PID, h.Host, h.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
+	line := func(text string) string { return strings.Join(strings.Fields(text), " ") } // others wrote it
+	return fmt.Sprintf("%s (process %d on %s, since %s)", line(h.Purpose), h.PID, line(h.Host), h.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
 }
 
 // LockedError says that others hold the lock of the repository.

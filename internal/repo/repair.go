@@ -636,8 +636,9 @@ func (s *survey) addNamed(m, text *manifest.Manifest) {
 			continue
 		}
 		c, found := s.lent[e.Filepath]
+		_, there := s.sizes[e.Filepath]
 		switch {
-		case !found && s.sizes[e.Filepath] == 0:
+		case !there:
 			s.fail(m, e.Schema, e.Tenant, e.Filepath, ErrMissing.Error())
 		case !found:
 			s.fail(m, e.Schema, e.Tenant, e.Filepath, "its data file is not of this backup, or cannot be read")

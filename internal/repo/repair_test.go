@@ -616,10 +616,23 @@ func TestRepairCrashes(t *testing.T) {
 	disk := newStore(t, whole)
 	r := Open(disk, options())
 	sound, missing, broken := backFiles(t, r), backFiles(t, r), backFiles(t, r)
-	changed := borrowFiles(t, r, sound)
+	changed, lacking := borrowFiles(t, r, sound), backFiles(t, r)
 	spoil(t, whole, manifestKey(changed.ID), func(b []byte) []byte { return bytes.Replace(b, []byte(": 30"), []byte(": 31"), 1) })
 	spoil(t, whole, manifestKey(broken.ID), half)
 	if err := disk.Delete(t.Context(), manifestKey(missing.ID)); err != nil {
+		t.Fatal(err)
+	}
+	// One was rebuilt when a file of it was away.
+	away, back := filepath.Join(t.TempDir(), "away"), filepath.Join(whole, filepath.FromSlash(lacking.Schemas[1].Filepath))
+	if err := errors.Join(disk.Delete(t.Context(), manifestKey(lacking.ID)), os.Rename(back, away)); err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, r)
+	p.Rebuild = slices.DeleteFunc(p.Rebuild, func(re Rebuild) bool { return re.ID != lacking.ID })
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) != 1 {
+		t.Fatal(done, err)
+	}
+	if err := os.Rename(away, back); err != nil {
 		t.Fatal(err)
 	}
 	text, data := storagetest.Get(t, disk, manifestKey(broken.ID)), storagetest.Keys(t, disk, "data/")
@@ -663,13 +676,15 @@ func TestRepairCrashes(t *testing.T) {
 			}
 			repair(t, r)
 			good, bad = listed(t, r)
-			if len(good) != 4 || len(bad) > 0 {
+			if len(good) != 5 || len(bad) > 0 {
 				t.Errorf("after another repair: %d backups, unreadable %v", len(good), bad)
 			}
-			if got := good[changed.ID]; got == nil || len(got.Schemas) != 3 || len(got.Failures) > 0 {
-				t.Errorf("the changed one is rebuilt as %+v", got)
+			for _, m := range []*manifest.Manifest{changed, lacking} {
+				if got := good[m.ID]; got == nil || len(got.Schemas) != 3 || len(got.Failures) > 0 {
+					t.Errorf("%s is rebuilt as %+v", m.ID, got)
+				}
 			}
-			if there := storagetest.Keys(t, s, "manifests/"); len(there) != 6 {
+			if there := storagetest.Keys(t, s, "manifests/"); len(there) != 8 {
 				t.Errorf("left: %v", there)
 			}
 		},

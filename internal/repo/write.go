@@ -58,7 +58,12 @@ func (r *Repo) NewBackup(ctx context.Context, typ manifest.Type) (*BackupWriter,
 		return nil, err
 	}
 	started := r.now().UTC()
-	id, err := r.reserve(ctx, started)
+	// Where the manifests cannot be listed, the backup would not be found.
+	_, _, err = r.names(ctx)
+	id := ""
+	if err == nil {
+		id, err = r.reserve(ctx, started)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin backup: %w", err), unlock())
 	}
