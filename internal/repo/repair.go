@@ -134,6 +134,9 @@ func (r *Repo) PlanRepair(ctx context.Context, o RepairOptions) (*RepairPlan, er
 	}
 	for i := range s.plan.Rebuild {
 		re := &s.plan.Rebuild[i]
+		if re.Broken == "" {
+			continue
+		}
 		if re.was, err = r.content(ctx, re.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -179,15 +182,15 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 		}
 	}
 	for _, b := range all {
-		if err := r.sort(ctx, s, b); err != nil {
+		if err := r.assess(ctx, s, b); err != nil {
 			return nil, err
 		}
 	}
 	return s, r.resume(ctx, s)
 }
 
-// sort finds out what a manifest is worth.
-func (r *Repo) sort(ctx context.Context, s *survey, b Backup) error {
+// assess finds out what a manifest is worth.
+func (r *Repo) assess(ctx context.Context, s *survey, b Backup) error {
 	id, guard := strings.CutSuffix(b.ID+jsonSuffix, guardSuffix)
 	_, newer := errors.AsType[*manifest.FormatError](b.Err)
 	switch {
@@ -832,7 +835,13 @@ func (r *Repo) replaceManifest(ctx context.Context, re Rebuild) (wrote bool, err
 	if err := re.Manifest.Encode(&b); err != nil {
 		return false, err
 	}
+	m, errRead := r.readManifest(ctx, re.Key)
+	if newer, ok := errors.AsType[*manifest.FormatError](errRead); ok {
+		return false, newer
+	}
 	switch there, err := r.content(ctx, re.Key); {
+	case errRead == nil && m.Rebuilt.IsZero():
+		return false, nil // somebody brought it back
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return false, err

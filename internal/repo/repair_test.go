@@ -417,6 +417,40 @@ func TestRepairReports(t *testing.T) {
 	}
 }
 
+// What is not any more as it was planned is left alone.
+func TestRepairLate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	disk := newStore(t, dir)
+	r := Open(disk, options())
+	missing, broken := backFiles(t, r), backFiles(t, r)
+	texts := map[string][]byte{}
+	for _, m := range []*manifest.Manifest{missing, broken} {
+		texts[m.ID] = storagetest.Get(t, disk, manifestKey(m.ID))
+	}
+	spoil(t, dir, manifestKey(broken.ID), half)
+	if err := disk.Delete(t.Context(), manifestKey(missing.ID)); err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, r)
+	if len(p.Rebuild) != 2 {
+		t.Fatalf("plan %+v", p)
+	}
+	storagetest.Put(t, disk, manifestKey(missing.ID), texts[missing.ID])
+	spoil(t, dir, manifestKey(broken.ID), half) // once more
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) > 0 {
+		t.Errorf("rebuilt %v, %v", done, err)
+	}
+	p = plan(t, r)
+	spoil(t, dir, manifestKey(broken.ID), func([]byte) []byte { return texts[broken.ID] })
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) > 0 {
+		t.Errorf("rebuilt %v, %v", done, err)
+	}
+	if left := storagetest.Keys(t, disk, manifestPrefix); len(left) != 2 {
+		t.Errorf("left %v", left)
+	}
+}
+
 // A backup to whose files later ones refer is rebuilt whole, and completed when a
 // file comes back.
 func TestRepairLent(t *testing.T) {
