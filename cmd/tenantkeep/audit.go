@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
@@ -51,16 +53,25 @@ func (a *app) beginAudit(cmd *cobra.Command, cfg *config.Config) error {
 	if err == nil {
 		return nil
 	}
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	if deletes(cmd) && !full {
+	if deletes(cmd) && !isFull(err) {
 		a.audit = nil
-		return &hintedError{
-			err:  fmt.Errorf("nothing is deleted without an audit trail: %w", err),
-			hint: "--log-dir (BACKUP_LOG_DIR) says where it is written",
-		}
+		return noTrail(err)
 	}
 	a.ui().Warnf("this run is not in the audit trail: %v", err)
 	return nil
+}
+
+// noTrail is the error of a command that deletes and cannot be traced.
+func noTrail(err error) error {
+	return &hintedError{
+		err:  fmt.Errorf("nothing is deleted without an audit trail: %w", err),
+		hint: "--log-dir (BACKUP_LOG_DIR) says where it is written",
+	}
+}
+
+// isFull reports whether a disk, or the share of it that the user may have, is full.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // endAudit notes how the command ended.
@@ -89,7 +100,13 @@ func (a *app) noteAudit(note func(*audit.Record)) {
 
 // describe says what a command is about to do, and on what.
 func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
-	r := audit.Record{Command: cmd.Name(), Repository: cfg.Repository, Schemas: cmd.Flags().Args()}
+	r := audit.Record{Command: cmd.Name(), Repository: cfg.Repository}
+	switch args := cmd.Flags().Args(); {
+	case cmd.Name() == "pin" || cmd.Name() == "unpin":
+		r.Backup = strings.Join(args, " ")
+	default:
+		r.Schemas = args
+	}
 	if abs, err := filepath.Abs(cfg.Repository); err == nil {
 		r.Repository = abs
 	}
@@ -146,10 +163,47 @@ func (a *app) checkAudit(cfg *config.Config) (*audit.Report, error) {
 	return report, err
 }
 
+// tellGaps warns of backups of which the audit trail of a directory does not tell
+// and should: the chain does not show what is missing at its end, nor all of it.
+func (a *app) tellGaps(trail *audit.Report, dir string, backups []repo.Backup) {
+	var newest repo.Backup
+	n := int64(0)
+	for _, b := range backups {
+		if b.Manifest == nil || b.Manifest.Format == 0 {
+			continue
+		}
+		if trail != nil && trail.Records > 0 && (b.Time().Before(trail.First) || trail.Backups[b.ID]) {
+			continue // from before the trail, or in it
+		}
+		if n++; n == 1 {
+			newest = b
+		}
+	}
+	const why = "records were taken away, or the log directory was another one"
+	switch {
+	case trail == nil && n == 0:
+		a.ui().Printf("There is no audit trail in %s.", ui.Safe(dir))
+	case trail == nil:
+		a.ui().Warnf("there is no audit trail in %s, though %s made: %s", ui.Safe(dir), were(n), why)
+	case n > 0 && trail.Records == 0:
+		a.ui().Warnf("the audit trail in %s has no record, though %s made: %s", ui.Safe(dir), were(n), why)
+	case n > 0:
+		a.ui().Warnf("the audit trail does not tell of %s made since it was begun, the newest is %s: %s", ui.Plural(n, "backup"), ui.Safe(newest.ID), why)
+	}
+}
+
+// were counts backups, with the verb.
+func were(n int64) string {
+	if n == 1 {
+		return "1 backup was"
+	}
+	return ui.Plural(n, "backup") + " were"
+}
+
 // tellAudit says what a check of the audit trail found, but for a chain that is
 // broken, which is an error.
 func (a *app) tellAudit(r *audit.Report) {
-	if r == nil || r.Problem != nil {
+	if r == nil || r.Problem != nil || r.Records == 0 {
 		return
 	}
 	text := fmt.Sprintf("Audit trail: %s, an unbroken chain.", ui.Plural(int64(r.Records), "record"))

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,7 +61,7 @@ func TestAudit(t *testing.T) {
 	in(0, "restore", "--list-available")
 	in(0, "doctor", into)
 	_, stderr := in(0, "verify")
-	if _, err := os.Stat(logs); err == nil || strings.Contains(stderr, "Audit") {
+	if _, err := os.Stat(logs); err == nil || strings.Contains(stderr, "Audit trail:") || !strings.Contains(stderr, "There is no audit trail in "+logs) {
 		t.Errorf("reading made %s: %v\n%s", logs, err, stderr)
 	}
 
@@ -80,7 +82,12 @@ func TestAudit(t *testing.T) {
 		Removed   int
 	}
 	var got []event
+	var removing []string
 	for _, r := range records {
+		if r.Event == audit.Removing {
+			removing = r.Removing
+			continue
+		}
 		got = append(got, event{r.Command, r.Event, r.Arguments, r.Schemas, r.Result, r.Backup != "", len(r.Removed)})
 		if r.Repository != dir || !strings.Contains(r.Database, db.Name) {
 			t.Errorf("%s of %q in %q", r.Command, r.Database, r.Repository)
@@ -108,12 +115,15 @@ func TestAudit(t *testing.T) {
 	if diff := cmp.Diff(want, got, order, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("audit trail (-want +got):\n%s", diff)
 	}
+	if removed := records[len(records)-1].Removed; len(removing) != 1 || !strings.HasPrefix(removing[0], "acme__replaced_") || !slices.Equal(removing, removed) {
+		t.Errorf("removing %q, removed %q", removing, removed)
+	}
 	if end := records[3]; *end.Code != 1 || !strings.Contains(end.Error, "nobody") {
 		t.Errorf("the end of what failed: %+v", end)
 	}
 
 	_, stderr = in(0, "verify")
-	mention(t, stderr, "All is well", "Audit trail: 10 records, an unbroken chain")
+	mention(t, stderr, "All is well", "Audit trail: 11 records, an unbroken chain")
 	path := filepath.Join(logs, audit.Name)
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -134,6 +144,54 @@ func TestAudit(t *testing.T) {
 		t.Errorf("summary %+v", summary)
 	}
 	in(0, "verify", "--schema", "acme")
+}
+
+// What a cleanup is about to delete is in the trail before the first of it goes.
+func TestAuditOfRemovals(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 6 {
+		n.add(nil, "public", "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	n.tenantkeep(0, "cleanup", "--only=repository", "--yes", "--retention-policy=aggressive")
+	records := trailIn(t, n.logs)
+	want := []string{"20261003_020000", "20261002_020000", "20261001_020000"}
+	if len(records) != 3 || records[1].Event != audit.Removing || !slices.Equal(records[1].Removing, want) || !slices.Equal(records[2].Removed, want) || records[2].Removing != nil {
+		t.Errorf("records %+v", records)
+	}
+}
+
+// A trail that is gone, or lacks what is in the repository, is told of.
+func TestAuditGaps(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	path := filepath.Join(n.logs, audit.Name)
+	id := n.add(nil, "acme")
+	n.now = n.now.Add(time.Hour)
+	_, stderr := n.tenantkeep(0, "pin", "backup_manifest_"+id+".json", "--reason", "x")
+	mention(t, stderr, "Backup "+id+" is pinned", "tenantkeep unpin "+id)
+	if r := trailIn(t, n.logs); len(r) != 2 || r[0].Backup != "backup_manifest_"+id+".json" || r[1].Backup != id || r[0].Schemas != nil {
+		t.Errorf("records %+v", r)
+	}
+	warned := func(code int, want string) {
+		t.Helper()
+		_, stderr := n.tenantkeep(code, "verify", "--quiet")
+		mention(t, stderr, want)
+	}
+	_, stderr = n.tenantkeep(1, "verify") // the files of these tests have no index
+	if strings.Contains(stderr, "does not tell") {
+		t.Errorf("verify: %s", stderr)
+	}
+	newer := n.add(nil, "acme")
+	warned(1, "the audit trail does not tell of 1 backup made since it was begun, the newest is "+newer)
+	do(t, os.Truncate(path, 0))
+	warned(1, "the audit trail in "+n.logs+" has no record, though 2 backups were made")
+	do(t, os.Remove(path))
+	warned(1, "there is no audit trail in "+n.logs+", though 2 backups were made")
+	do(t, syscall.Mkfifo(path, 0o600))
+	warned(1, "audit.jsonl: it is not a file")
+	n.tenantkeep(1, "cleanup", "--only=repository", "--yes")
 }
 
 // Secrets are in the trail no more than anywhere else.

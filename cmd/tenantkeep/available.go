@@ -55,7 +55,7 @@ func restorePoints(ctx context.Context, places []place, names []string, now time
 		if err != nil {
 			return nil, nil, err
 		}
-		sizes, err := fileSizes(ctx, p.Store)
+		sizes, _, err := fileSizes(ctx, p.Store)
 		if err != nil {
 			return nil, nil, err
 		}

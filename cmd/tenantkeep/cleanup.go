@@ -17,7 +17,6 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/retention"
-	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
@@ -28,6 +27,7 @@ type CleanupOptions struct {
 	KeepRollback  days
 	KeepLogs      days
 	AllowDoubtful bool
+	RemoveOrphans bool
 	DryRun        bool
 	Yes           bool
 	Format        format
@@ -51,6 +51,7 @@ func (o *CleanupOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.Var(&o.KeepRollback, "keep-rollback", "how long to keep their backups, the rollback points in the repository")
 	flags.Var(&o.KeepLogs, "keep-logs", "how long to keep log files that were rotated")
 	flags.BoolVar(&o.AllowDoubtful, "allow-doubtful", false, "remove old backups though the newest one is partial or suspiciously empty")
+	flags.BoolVar(&o.RemoveOrphans, "remove-orphans", false, "remove files, too, that no manifest names and no cleanup was removing, once they are older than a day")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "say what would be removed and why, and remove nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "do not ask")
 	o.Format.addFlag(flags, formatTable, formatJSON)
@@ -65,12 +66,15 @@ func newCleanupCommand(a *app) *cobra.Command {
 		Long: `Remove what is no longer needed, and say for each backup why it stays or goes.
 
 In the repository: backups that the retention policy does not keep, rollback
-points whose time has passed or whose restore replaced nothing, files that belong
-to no backup, rotated log files.
+points whose time has passed or whose restore replaced nothing, what a cleanup
+left that was interrupted, rotated log files.
 A backup stays that is the newest of a day, week or month that counts for any of
 its schemas, that a kept one needs, that is pinned, that is the last full one of
 a schema, or that is younger than an hour. While the newest backup is partial or
-suspiciously empty, or a manifest cannot be read, no backup goes.
+suspiciously empty, or a manifest cannot be read, no backup goes. A file that no
+manifest names may be all that is left of a backup whose manifest was lost: it is
+shown, "tenantkeep repair" may rebuild the manifest, and it goes only with
+--remove-orphans.
 
 In the database: schemas that restores replaced longer ago than --keep-replaced,
 restored ones that waited as long for a swap, and what restores left that died. A
@@ -125,7 +129,8 @@ type cleanup struct {
 	points  []repo.Backup // rollback points
 	fates   []retention.Decision
 	rule    retention.PointOptions
-	orphans [2][]storage.Info // of each place
+	orphans [2][]repo.Orphan // of each place
+	strays  []repo.Backup
 	logs    []logFile
 	schemas []restore.Dropped
 	kept    []restore.Replaced // in the database
@@ -161,8 +166,11 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 			return err
 		}
 	}
+	if err := c.noteRemoving(ctx); err != nil {
+		return err
+	}
 	err = c.work(ctx)
-	a.noteAudit(func(r *audit.Record) { r.Removed = slices.Sorted(maps.Keys(c.removed)) })
+	a.noteAudit(func(r *audit.Record) { r.Removed = namesOf(c.items(), func(i cleanedJSON) bool { return i.Dropped }) })
 	if opts.Format.is(formatJSON) {
 		if err := c.show(); err != nil {
 			return err
@@ -171,6 +179,29 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 		c.tellDone()
 	}
 	return c.verdict(err)
+}
+
+// noteRemoving notes in the audit trail what is about to be removed.
+func (c *cleanup) noteRemoving(ctx context.Context) error {
+	names := namesOf(c.items(), func(i cleanedJSON) bool { return !i.Keep })
+	if c.audit == nil || len(names) == 0 {
+		return nil
+	}
+	if err := c.audit.Removing(ctx, names); err != nil && !isFull(err) {
+		return noTrail(err)
+	}
+	return nil
+}
+
+// namesOf are the names of some of the items.
+func namesOf(items []cleanedJSON, which func(cleanedJSON) bool) []string {
+	var names []string
+	for _, i := range items {
+		if which(i) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
 }
 
 // open finds out which parts there are.
@@ -242,6 +273,7 @@ func (c *cleanup) verdict(err error) error {
 			}
 		}
 	}
+	err = errors.Join(err, c.lostManifests())
 	if i := slices.IndexFunc(c.fates, held); i >= 0 {
 		err = errors.Join(err, fmt.Errorf("rollback point %s %s", ui.Safe(c.fates[i].ID), c.fates[i].Why()))
 	}
@@ -251,16 +283,44 @@ func (c *cleanup) verdict(err error) error {
 	return &partialError{err}
 }
 
+// lostManifests is an error where files are left of backups without a manifest.
+func (c *cleanup) lostManifests() error {
+	files, backups := int64(0), map[string]bool{}
+	for i, orphans := range c.orphans {
+		for _, o := range orphans {
+			if o.Backup != "" && !c.goes(o) {
+				files++
+				backups[place{Rollback: i == 1}.name(o.Backup)] = true
+			}
+		}
+	}
+	if files == 0 {
+		return nil
+	}
+	return &hintedError{
+		err: fmt.Errorf("no manifest names %s of %s, the newest is %s: manifests may have been lost",
+			ui.Plural(files, "file"), ui.Plural(int64(len(backups)), "backup"), ui.Safe(slices.Max(slices.Collect(maps.Keys(backups))))),
+		hint: "tenantkeep repair --dry-run says what can be rebuilt; if the files are of no use, cleanup --remove-orphans removes them",
+	}
+}
+
 func held(d retention.Decision) bool { return d.Has(retention.Held) }
 
 // holdError says why backups are held back, and what to do.
 func holdError(h retention.Hold) error {
 	what := "no backup is removed"
 	if h.Database != "" {
-		what = "no backup of database " + ui.Safe(h.Database) + " is removed"
+		what = "no backup of database " + ui.Safe(h.Database)
+		if h.System != "" {
+			what += " of server " + ui.Safe(h.System)
+		}
+		what += " is removed"
 	}
 	hint := "make a backup that succeeds; --allow-doubtful removes old backups all the same"
-	if h.Absolute {
+	switch {
+	case h.Run != "":
+		hint = "if it is at work, wait for it; if it was killed, " + hint
+	case h.Absolute:
 		hint = "find out what is wrong with it; if it is of no use, move its file out of the folder manifests"
 	}
 	return &hintedError{err: fmt.Errorf("%s: %s", what, h.Why), hint: hint}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
@@ -97,6 +100,12 @@ func (n *nights) files() []string {
 // tenantkeep runs a command at the time of the repository, without a database.
 func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
 	n.t.Helper()
+	return n.in(n.t.Context(), code, args...)
+}
+
+// in runs a command under a context of its own.
+func (n *nights) in(ctx context.Context, code int, args ...string) (stdout, stderr string) {
+	n.t.Helper()
 	var out, errs bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: func() time.Time { return n.now },
@@ -109,11 +118,11 @@ func (n *nights) tenantkeep(code int, args ...string) (stdout, stderr string) {
 	}
 	root := newRootCommand(a)
 	root.SetArgs(append(args, "--repository="+n.dir))
-	err := root.ExecuteContext(n.t.Context())
+	err := root.ExecuteContext(ctx)
 	if err != nil && !a.entered {
 		err = asUsage(err)
 	}
-	if got := a.exit(n.t.Context(), err); got != code {
+	if got := a.exit(ctx, err); got != code {
 		n.t.Fatalf("%q: exit code %d, want %d\n%s%s", args, got, code, out.String(), errs.String())
 	}
 	return out.String(), errs.String()
@@ -264,6 +273,133 @@ func TestCleanupHoldsBack(t *testing.T) {
 	}
 }
 
+// While a backup is at work cleanup says who is, and list what cleanup says.
+func TestCleanupBesideABackup(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 5 {
+		n.add(nil, "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	w, err := n.repo().NewBackup(t.Context(), manifest.Full)
+	do(t, err)
+	n.now = n.now.Add(2 * time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // less than it waits
+	defer cancel()
+	_, stderr := n.in(ctx, 130, "cleanup", "--only=repository", "--yes", "--retention-policy=aggressive")
+	mention(t, stderr, "is in use by full backup (process ")
+	if strings.Contains(stderr, "make a backup") {
+		t.Errorf("cleanup: %s", stderr)
+	}
+	held := "but the backup run " + w.ID() + " has not ended"
+	stdout, stderr := n.cleanup(3, "--dry-run", "--retention-policy=aggressive")
+	mention(t, stdout, held)
+	mention(t, stderr, "if it is at work, wait for it")
+	stdout, _ = n.tenantkeep(0, "list", "--retention-policy=aggressive", "--format=json")
+	mention(t, stdout, held)
+	do(t, w.Abort(t.Context()))
+	n.cleanup(0, "--yes", "--retention-policy=aggressive")
+}
+
+// Copies of manifests are no backups a second time: what was shown as staying
+// stays.
+func TestCleanupCopies(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	for range 12 {
+		n.add(nil, "public", "acme")
+		n.now = n.now.Add(24 * time.Hour)
+	}
+	aside := filepath.Join(t.TempDir(), "before-upgrade")
+	do(t, os.CopyFS(aside, os.DirFS(filepath.Join(n.dir, "manifests"))), os.Rename(aside, filepath.Join(n.dir, "manifests", "before-upgrade")))
+	copied, err := os.ReadFile(filepath.Join(n.dir, "manifests", "backup_manifest_20261001_020000.json"))
+	do(t, err, os.WriteFile(filepath.Join(n.dir, "manifests", "20261001_020000.json"), copied, 0o600))
+	before := n.files()
+	stdout, stderr := n.cleanup(0, "--retention-policy=aggressive", "--yes")
+	mention(t, stderr, "13 manifests under other names or in other folders are no backups", "Removed 9 backups. 9 files")
+	left := n.files()
+	if len(left) != len(before)-9 || strings.Count(stdout, " stays ") != 3 {
+		t.Errorf("%d files of %d are left:\n%s", len(left), len(before), stdout)
+	}
+	for _, name := range before {
+		id, is := strings.CutPrefix(strings.TrimSuffix(name, ".json"), "manifests/backup_manifest_")
+		if stays := regexp.MustCompile(id + ` .* stays `).MatchString(stdout); is && slices.Contains(left, name) != stays {
+			t.Errorf("%s is there: %v", name, !stays)
+		}
+	}
+	do(t, os.WriteFile(filepath.Join(n.dir, "manifests", "before-upgrade", "notes.json"), []byte("[]"), 0o600))
+	_, stderr = n.cleanup(3, "--retention-policy=custom", "--daily-retention=1", "--weekly-retention=0", "--monthly-retention=0", "--yes", "--allow-doubtful")
+	mention(t, stderr, "the manifest manifests/before-upgrade/notes.json cannot be read", "move its file")
+	if got := n.files(); len(got) != len(left)+1 {
+		t.Errorf("%d files are left of %d", len(got), len(left)+1)
+	}
+}
+
+// A folder that cannot be looked into is not an empty one.
+func TestCleanupNoFolder(t *testing.T) {
+	t.Parallel()
+	for name, replace := range map[string]func(path string) error{
+		"link":      func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink("manifests2", path)) },
+		"link out":  func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(t.TempDir(), path)) },
+		"no folder": func(path string) error { return errors.Join(os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
+	} {
+		for _, folder := range []string{"manifests", "data", "pins", "runs", "swaps", "removals"} {
+			t.Run(name+" "+folder, func(t *testing.T) {
+				t.Parallel()
+				n := newNights(t, t.TempDir())
+				for range 5 {
+					n.add(nil, "acme")
+					n.now = n.now.Add(24 * time.Hour)
+				}
+				path := filepath.Join(n.dir, folder)
+				do(t, os.MkdirAll(path, 0o700), replace(path))
+				before := n.files()
+				_, stderr := n.cleanup(1, "--retention-policy=aggressive", "--yes", "--remove-orphans")
+				mention(t, stderr, path)
+				match(t, stderr, "put the folder")
+				if diff := cmp.Diff(before, n.files()); diff != "" {
+					t.Errorf("files (-before +after):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// A single link that leads out, or nowhere, is told of and stops nothing.
+func TestLinkOut(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{"/etc/hostname", "/nothing/here", "nothing"} {
+		n := newNights(t, t.TempDir())
+		id := n.add(nil, "acme")
+		n.now = time.Now().Add(48 * time.Hour)
+		var links []string
+		for _, name := range []string{"data/foo.sql", "media/a.tar.gz", "pins/" + id + ".json", "runs/20260101_000000.json", "swaps/x.json", "removals/x.json"} {
+			path := filepath.Join(n.dir, name)
+			do(t, os.MkdirAll(filepath.Dir(path), 0o700), os.Symlink(target, path))
+			links = append(links, path)
+		}
+		stdout, stderr := n.tenantkeep(0, "list")
+		match(t, stdout, id+" .* ok ")
+		mention(t, stderr, "data/foo.sql cannot be used: it is a link that leads ", "the pin cannot be read: it is a link")
+		stdout, _ = n.cleanup(0, "--yes", "--remove-orphans", "--retention-policy=aggressive")
+		match(t, stdout, "data/foo.sql .* stays +it is a link that leads ", id+" .* stays .*pinned")
+		stdout, _ = n.tenantkeep(3, "repair", "--yes")
+		mention(t, stdout, "data/foo.sql")
+		for _, path := range links {
+			if _, err := os.Lstat(path); err != nil {
+				t.Error(err)
+			}
+		}
+		n.add(nil, "acme")
+
+		do(t, os.Symlink(target, filepath.Join(n.dir, "manifests", "backup_manifest_20260102_000000.json")))
+		stdout, _ = n.tenantkeep(0, "list")
+		match(t, stdout, "20260102_000000 .* broken")
+		_, stderr = n.cleanup(3, "--yes")
+		mention(t, stderr, "the manifest of backup 20260102_000000 cannot be read")
+	}
+}
+
 func TestCleanupRefusesPolicies(t *testing.T) {
 	t.Parallel()
 	n := newNights(t, t.TempDir())
@@ -405,6 +541,40 @@ func TestRetentionOfABackup(t *testing.T) {
 			t.Errorf("%v, variable %q: %q %d days, want %q %d", tt.args, tt.env, got, cfg.RetentionDays, tt.want, tt.days)
 		}
 	}
+}
+
+// What looks like a formula is none when a list is opened in a spreadsheet.
+func TestListCells(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"": "", "acme": "acme", "=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(1)": "'@SUM(1)", "a=1": "a=1", "\t=1": `"\t=1"`, "\r=1": `"\r=1"`, " =1": `" =1"`,
+	} {
+		if got := safeCell(name); got != want {
+			t.Errorf("%q is written as %q, want %q", name, got, want)
+		}
+	}
+	n := newNights(t, t.TempDir())
+	id := n.add(func(m *manifest.Manifest) { m.Database.Name = "=1+1" }, "acme")
+	n.tenantkeep(0, "pin", id, "--reason", "@SUM(1+1)")
+	stdout, _ := n.tenantkeep(0, "list", "--format=csv")
+	mention(t, stdout, ",'=1+1,", ",'@SUM(1+1),")
+}
+
+// What retention doubts is not called well, and a pin of nothing is told of.
+func TestListDoubts(t *testing.T) {
+	t.Parallel()
+	n := newNights(t, t.TempDir())
+	empty, gone := n.add(nil), n.add(nil, "acme")
+	n.tenantkeep(0, "pin", gone, "--reason", "x")
+	do(t, os.Remove(filepath.Join(n.dir, "manifests", "backup_manifest_"+gone+".json")))
+	stdout, stderr := n.tenantkeep(0, "list")
+	match(t, stdout, empty+" .* partial ")
+	mention(t, stderr, empty+" is partial: it holds no schema", gone+" is pinned, but is not there: tenantkeep unpin "+gone)
+	n.tenantkeep(0, "unpin", gone)
+	stdout, _ = n.tenantkeep(1, "verify")
+	mention(t, stdout, "the backup holds no schema")
+	_, stderr = n.tenantkeep(2, "export", "--schema=acme")
+	mention(t, stderr, "nothing says which backup to export from", "tenantkeep list")
 }
 
 // A policy of a stronger source does without the numbers of a weaker one.

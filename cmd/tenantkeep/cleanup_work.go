@@ -32,11 +32,11 @@ func (c *cleanup) look(ctx context.Context) error {
 	if c.places == nil {
 		return nil
 	}
-	var err error
-	if c.backups, err = c.places[0].Repo.List(ctx); err != nil {
+	if err := c.lookIntoBackups(ctx); err != nil {
 		return err
 	}
-	if c.plan, err = decide(ctx, c.places[0].Repo, c.backups, c.policy); err != nil {
+	var err error
+	if c.strays, err = c.places[0].Repo.Strays(ctx); err != nil {
 		return err
 	}
 	if c.points, err = c.saved.Repo.List(ctx); err != nil {
@@ -48,7 +48,11 @@ func (c *cleanup) look(ctx context.Context) error {
 	if c.fates, err = c.decidePoints(ctx, c.points, c.backups); err != nil {
 		return err
 	}
-	for i, backups := range [][]repo.Backup{c.backups, c.points} {
+	pointStrays, err := c.saved.Repo.Strays(ctx)
+	if err != nil {
+		return err
+	}
+	for i, backups := range [][]repo.Backup{slices.Concat(c.backups, c.strays), slices.Concat(c.points, pointStrays)} {
 		if slices.ContainsFunc(backups, func(b repo.Backup) bool { return b.Err != nil }) {
 			continue // nobody knows what is an orphan; the plan says so
 		}
@@ -58,6 +62,41 @@ func (c *cleanup) look(ctx context.Context) error {
 	}
 	c.logs, err = rotatedLogs(c.cfg.LogDir, c.now.Add(-time.Duration(c.opts.KeepLogs)))
 	return err
+}
+
+// lookIntoBackups decides about the backups. A run that is at work is waited for as
+// long as its lock would be: it is no reason to call for another backup.
+func (c *cleanup) lookIntoBackups(ctx context.Context) error {
+	r := c.places[0].Repo
+	for waited := false; ; waited = true {
+		var err error
+		if c.backups, err = r.List(ctx); err != nil {
+			return err
+		}
+		if c.plan, err = c.decide(ctx, c.backups); err != nil {
+			return err
+		}
+		running := slices.ContainsFunc(c.plan.Holds, func(h retention.Hold) bool { return h.Run != "" })
+		if !running || waited || c.opts.DryRun {
+			return nil
+		}
+		_, unlock, err := r.Lock(ctx, repo.Exclusive, "cleanup")
+		if err != nil {
+			return err
+		}
+		if err := unlock(); err != nil {
+			return err
+		}
+	}
+}
+
+// decide decides about backups.
+func (c *cleanup) decide(ctx context.Context, backups []repo.Backup) (*retention.Plan, error) {
+	pins, err := c.places[0].Repo.Pins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return decide(ctx, c.places[0].Repo, backups, pins, c.policy)
 }
 
 func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
@@ -88,7 +127,8 @@ func (c *cleanup) decidePoints(ctx context.Context, points, backups []repo.Backu
 }
 
 // deadPoints finds the rollback points of restores that did not replace anything.
-// For as long as a restore is at work, its own looks like one of them.
+// That nothing confirms a point is not enough: what did may have been lost. For as
+// long as a restore is at work, its own looks like one of them.
 func (c *cleanup) deadPoints(ctx context.Context, points []repo.Backup) (map[string]bool, error) {
 	dead := map[string]bool{}
 	if c.rule.SameDatabase == nil { // nobody knows what was replaced
@@ -98,8 +138,12 @@ func (c *cleanup) deadPoints(ctx context.Context, points []repo.Backup) (map[str
 	if err != nil {
 		return nil, err
 	}
+	expected, err := c.saved.Repo.Expected(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, b := range points {
-		if b.Err == nil && c.rule.SameDatabase(b.Manifest) && !inForce(b) {
+		if b.Err == nil && expected[b.ID] && c.rule.SameDatabase(b.Manifest) && !inForce(b) {
 			dead[b.ID] = true
 		}
 	}
@@ -125,24 +169,24 @@ func (c *cleanup) work(ctx context.Context) error {
 }
 
 func (c *cleanup) cleanBackups(ctx context.Context) error {
-	r, shown := c.places[0].Repo, goingIDs(c.plan.Decisions)
-	if len(shown) == 0 && len(c.orphans[0]) == 0 {
+	r, shown, orphans := c.places[0].Repo, goingOf(c.backups, c.plan.Decisions), c.goingOrphans(0)
+	if len(shown) == 0 && len(orphans) == 0 {
 		return nil
 	}
 	return r.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
-		plan, err := decide(ctx, r, clean.Backups(), c.policy)
+		plan, err := c.decide(ctx, clean.Backups())
 		if err != nil {
 			return err
 		}
 		c.plan.Holds = plan.Holds
-		ids := c.stillGoing(shown, plan.Decisions, "backup", "")
-		return c.clean(ctx, clean, ids, "", c.orphans[0])
+		going := c.stillGoing(shown, clean.Backups(), plan.Decisions, "backup", "")
+		return c.clean(ctx, clean, going, "", orphans)
 	})
 }
 
 func (c *cleanup) cleanPoints(ctx context.Context) error {
-	r, shown := c.saved.Repo, goingIDs(c.fates)
-	if len(shown) == 0 && len(c.orphans[1]) == 0 {
+	r, shown, orphans := c.saved.Repo, goingOf(c.points, c.fates), c.goingOrphans(1)
+	if len(shown) == 0 && len(orphans) == 0 {
 		return nil
 	}
 	backups, err := c.places[0].Repo.List(ctx) // some are gone now
@@ -154,13 +198,13 @@ func (c *cleanup) cleanPoints(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		ids := c.stillGoing(shown, fates, "rollback point", rollbackName+"/")
-		return c.clean(ctx, clean, ids, rollbackName+"/", c.orphans[1])
+		going := c.stillGoing(shown, clean.Backups(), fates, "rollback point", rollbackName+"/")
+		return c.clean(ctx, clean, going, rollbackName+"/", orphans)
 	})
 }
 
 // clean removes backups and orphans of one place, whose names begin with prefix.
-func (c *cleanup) clean(ctx context.Context, clean *repo.Cleaning, ids []string, prefix string, orphans []storage.Info) error {
+func (c *cleanup) clean(ctx context.Context, clean *repo.Cleaning, going []repo.Backup, prefix string, orphans []repo.Orphan) error {
 	manifests := make(map[string]string) // ids by key
 	for _, b := range clean.Backups() {
 		manifests[b.Key] = b.ID
@@ -175,16 +219,12 @@ func (c *cleanup) clean(ctx context.Context, clean *repo.Cleaning, ids []string,
 			c.freed += i.Size
 		}
 	}
-	removed, err := clean.Remove(ctx, ids)
+	removed, err := clean.Remove(ctx, going)
 	count(removed)
 	if err != nil {
 		return err
 	}
-	keys := make([]string, len(orphans))
-	for i, o := range orphans {
-		keys[i] = o.Key
-	}
-	removed, err = clean.RemoveOrphans(ctx, keys, orphanAge)
+	removed, err = clean.RemoveOrphans(ctx, orphans, orphanAge)
 	count(removed)
 	if err != nil {
 		return err
@@ -194,31 +234,62 @@ func (c *cleanup) clean(ctx context.Context, clean *repo.Cleaning, ids []string,
 	return err
 }
 
-// goingIDs are the backups that go.
-func goingIDs(decisions []retention.Decision) []string {
-	var ids []string
-	for _, d := range decisions {
+// goingOf are the backups that go.
+func goingOf(backups []repo.Backup, decisions []retention.Decision) []repo.Backup {
+	var going []repo.Backup
+	for i, d := range decisions {
 		if !d.Keep {
-			ids = append(ids, d.ID)
+			going = append(going, backups[i])
 		}
 	}
-	return ids
+	return going
 }
 
 // stillGoing returns which of the backups that were shown still go, and tells why
-// the others do not.
-func (c *cleanup) stillGoing(shown []string, decisions []retention.Decision, kind, prefix string) []string {
-	now := make(map[string]retention.Decision, len(decisions))
-	for _, d := range decisions {
-		now[d.ID] = d
-	}
-	return slices.DeleteFunc(shown, func(id string) bool {
-		d, there := now[id]
-		if there && d.Keep {
-			c.ui().Warnf("%s %s%s stays after all: %s", kind, prefix, ui.Safe(id), d.Why())
+// the others do not. now are the backups that are there now, in the order of the
+// decisions about them.
+func (c *cleanup) stillGoing(shown, now []repo.Backup, decisions []retention.Decision, kind, prefix string) []repo.Backup {
+	return slices.DeleteFunc(shown, func(b repo.Backup) bool {
+		i := slices.IndexFunc(now, func(n repo.Backup) bool { return n.Key == b.Key })
+		why := ""
+		switch {
+		case i < 0:
+			return true
+		case !now[i].Same(b):
+			why = "its manifest was exchanged meanwhile"
+		case decisions[i].Keep:
+			why = decisions[i].Why()
+		default:
+			return false
 		}
-		return !there || d.Keep
+		c.ui().Warnf("%s %s%s stays after all: %s", kind, prefix, ui.Safe(b.ID), why)
+		return true
 	})
+}
+
+// goes reports whether an orphan is removed. One whose manifest may have been lost
+// is all that is left of its backup.
+func (c *cleanup) goes(o repo.Orphan) bool {
+	return o.Problem == "" && (o.Removal || c.opts.RemoveOrphans)
+}
+
+// goingOrphans are the orphans of a place that are removed.
+func (c *cleanup) goingOrphans(place int) []repo.Orphan {
+	return slices.DeleteFunc(slices.Clone(c.orphans[place]), func(o repo.Orphan) bool { return !c.goes(o) })
+}
+
+// reasonOfOrphan says why a file is an orphan, or stays.
+func reasonOfOrphan(o repo.Orphan) string {
+	switch {
+	case o.Problem != "":
+		return o.Problem
+	case o.Removal:
+		return "left by a cleanup that was interrupted"
+	case o.Backup != "":
+		return "of backup " + ui.Safe(o.Backup) + ", but no manifest names it"
+	default:
+		return "belongs to no backup that is known"
+	}
 }
 
 // cleanDatabase drops the schemas that were shown, and finds out which rollback
@@ -307,6 +378,10 @@ func rotatedLogs(dir string, before time.Time) ([]logFile, error) {
 func (c *cleanup) removeLogs() error {
 	var errs []error
 	for _, l := range c.logs {
+		// It may be another one by now, under the same name.
+		if info, err := os.Lstat(l.path); err != nil || !info.ModTime().Equal(l.at) || info.Size() != l.size {
+			continue
+		}
 		if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove old log file: %w", err))
 			continue
@@ -343,7 +418,9 @@ func (c *cleanup) items() []cleanedJSON {
 	for i, orphans := range c.orphans {
 		prefix := []string{"", rollbackName + "/"}[i]
 		for _, o := range orphans {
-			items = append(items, cleanedJSON{Kind: "orphan", Name: prefix + o.Key, At: o.Modified.UTC(), Bytes: o.Size, Reason: "belongs to no backup"})
+			items = append(items, cleanedJSON{
+				Kind: "orphan", Name: prefix + o.Key, At: o.Modified.UTC(), Bytes: o.Size, Keep: !c.goes(o), Reason: reasonOfOrphan(o),
+			})
 		}
 	}
 	for _, l := range c.logs {
@@ -398,7 +475,7 @@ func reasonOf(d restore.Dropped, now time.Time) string {
 	case restore.KindReplaced:
 		return fmt.Sprintf("was %s until it was replaced %s", ui.Safe(d.Schema), ui.Age(d.At, now))
 	case restore.KindStaged:
-		return fmt.Sprintf("a restore of %s loaded it %s and could not swap it in", ui.Safe(d.Schema), ui.Age(d.At, now))
+		return fmt.Sprintf("a restore of %s loaded it %s and has not swapped it in", ui.Safe(d.Schema), ui.Age(d.At, now))
 	default:
 		return fmt.Sprintf("a restore of %s left it %s when it died", ui.Safe(d.Schema), ui.Age(d.At, now))
 	}
@@ -481,6 +558,7 @@ func (c *cleanup) show() error {
 			return fmt.Errorf("write list: %w", err)
 		}
 	}
+	c.tellStrays(c.strays)
 	switch goes := c.going(); {
 	case len(goes) == 0:
 		c.ui().Printf("There is nothing to remove.")

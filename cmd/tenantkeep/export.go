@@ -36,7 +36,7 @@ func (o *ExportOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Manifest, "manifest", "", "from this backup: its id, or the `PATH` of its manifest")
 	flags.BoolVar(&o.Latest, "latest", false, "from the newest backup that holds the schema")
 	flags.StringVar(&o.At, "at", "", "from the newest backup taken at this `TIME` or before")
-	flags.StringVarP(&o.Output, "output", "o", "", "write to this `FILE`, which must not exist, instead of standard output")
+	flags.StringVarP(&o.Output, "output", "o", "", "write to this `FILE`, which must not exist; - is standard output (default)")
 	flags.StringVar(&o.Format, "format", "", "`FORM` of the script: sql, zst, gz (default by the name of the file; sql on standard output)")
 }
 
@@ -62,6 +62,9 @@ Load it with: psql -v ON_ERROR_STOP=1 -f FILE, decompressed by zstdcat or zcat.`
 			if err != nil {
 				return err
 			}
+			if opts.Output == "-" { // as many tools call standard output
+				opts.Output = ""
+			}
 			return runExport(cmd.Context(), a, cfg, opts)
 		},
 	}
@@ -72,6 +75,12 @@ Load it with: psql -v ON_ERROR_STOP=1 -f FILE, decompressed by zstdcat or zcat.`
 func runExport(ctx context.Context, a *app, cfg *config.Config, opts ExportOptions) error {
 	if opts.Schema == "" {
 		return &usageError{err: errors.New("nothing says what to export"), hint: "give --schema; tenantkeep list shows what backups hold"}
+	}
+	if opts.Manifest == "" && opts.At == "" && !opts.Latest {
+		return &usageError{
+			err:  errors.New("nothing says which backup to export from"),
+			hint: "give --latest, --at with a time, or --manifest with the id of a backup; tenantkeep list shows them",
+		}
 	}
 	compression, err := exportFormat(opts)
 	if err != nil {

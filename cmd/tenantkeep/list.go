@@ -160,17 +160,18 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err != nil {
 		return err
 	}
-	all, sizes, err := readCatalog(ctx, repository, store)
+	found, err := readCatalog(ctx, repository, store)
 	if err != nil {
 		return err
 	}
+	all := found.backups
 	pins, err := repository.Pins(ctx)
 	if err != nil {
 		return err
 	}
 	decided := make(chan []retention.Decision, 1)
-	go func() { decided <- a.fates(cfg, all, pins) }()
-	files := &fileCheck{sizes: sizes}
+	go func() { decided <- a.fates(ctx, cfg, repository, all, pins) }()
+	files := &fileCheck{sizes: found.sizes}
 	var backups []listed
 	var places []int // in all
 	for i, s := range all {
@@ -205,33 +206,62 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err := show(a.ui(), opts.Format, backups, now); err != nil {
 		return fmt.Errorf("write list: %w", err)
 	}
+	for _, problem := range found.problems {
+		a.ui().Warnf("%s", problem)
+	}
+	a.tellStrays(found.strays)
+	for _, id := range slices.Sorted(maps.Keys(pins)) {
+		if !slices.ContainsFunc(all, func(b repo.Backup) bool { return b.ID == id }) {
+			a.ui().Warnf("%s is pinned, but is not there: tenantkeep unpin %s", ui.Safe(id), shellWord(id))
+		}
+	}
 	explain(a.ui(), opts.Format, store.Location(), len(all), backups)
 	return nil
 }
 
+// catalog is what a list is made from.
+type catalog struct {
+	backups  []repo.Backup
+	strays   []repo.Backup
+	sizes    map[string]int64 // of files, by key
+	problems []string         // with what is none and lies among them
+}
+
 // readCatalog reads what backups there are and, at the same time, what files.
-func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Storage) (all []repo.Backup, sizes map[string]int64, err error) {
+func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Storage) (*catalog, error) {
+	c := new(catalog)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		sizes, err = fileSizes(ctx, store)
+		c.sizes, c.problems, err = fileSizes(ctx, store)
 		return err
 	})
 	group.Go(func() (err error) {
-		all, err = repository.Catalog(ctx)
+		c.backups, err = repository.Catalog(ctx)
 		return err
 	})
-	err = group.Wait()
-	return all, sizes, err
+	group.Go(func() (err error) {
+		c.strays, err = repository.Strays(ctx)
+		return err
+	})
+	return c, group.Wait()
+}
+
+// tellStrays tells of manifests that keep files without being backups.
+func (a *app) tellStrays(strays []repo.Backup) {
+	if n := int64(len(strays)); n > 0 {
+		a.ui().Warnf("%s under other names or in other folders are no backups, and keep the files that they name; the first is %s",
+			ui.Plural(n, "manifest"), ui.Safe(strays[0].Key))
+	}
 }
 
 // fates are what the next cleanup would do with the backups; nil where the
 // settings of retention make no sense, of which the user is warned: it is no
 // reason to show nothing.
-func (a *app) fates(cfg *config.Config, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
+func (a *app) fates(ctx context.Context, cfg *config.Config, r *repo.Repo, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
 	o, err := retentionOptions(cfg, a.now())
 	if err == nil {
 		var plan *retention.Plan
-		if plan, err = retention.Decide(retained(all, pins), o); err == nil {
+		if plan, err = decide(ctx, r, all, pins, o); err == nil {
 			return plan.Decisions
 		}
 	}
@@ -250,19 +280,24 @@ func (b *listed) judged(d retention.Decision) {
 	}
 }
 
-// fileSizes returns the sizes of the data files and media archives by key.
-func fileSizes(ctx context.Context, store storage.Storage) (map[string]int64, error) {
-	sizes := map[string]int64{}
+// fileSizes returns the sizes of the data files and media archives by key, and
+// tells of what cannot be opened.
+func fileSizes(ctx context.Context, store storage.Storage) (sizes map[string]int64, problems []string, err error) {
+	sizes = map[string]int64{}
 	for _, prefix := range []string{"data/", "media/"} {
 		err := store.List(ctx, prefix, func(info storage.Info) error {
-			sizes[info.Key] = info.Size
+			if info.Problem != "" {
+				problems = append(problems, ui.Safe(info.Key)+" cannot be used: "+info.Problem)
+			} else {
+				sizes[info.Key] = info.Size
+			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list files of backups: %w", err)
+			return nil, nil, fmt.Errorf("list files of backups: %w", err)
 		}
 	}
-	return sizes, nil
+	return sizes, problems, nil
 }
 
 // wantBaselines reports whether baselines are asked for.
@@ -398,6 +433,9 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileChe
 	if !m.Rebuilt.IsZero() {
 		b.State, b.Problem = statePartial, "its manifest was rebuilt, and what had no file then is not in it"
 	}
+	if b.count == 0 && len(b.Failures) == 0 && len(names) == 0 {
+		b.State, b.Problem = statePartial, "it holds no schema"
+	}
 	b.judge(missing)
 }
 
@@ -515,21 +553,26 @@ func showCSV(u *ui.UI, backups []listed) error {
 			pin = b.Pin.Reason
 		}
 		records = append(records, []string{
-			b.ID, b.Time.Format(time.RFC3339), b.Type, b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
-			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), b.Path,
+			safeCell(b.ID), b.Time.Format(time.RFC3339), safeCell(b.Type), b.State, strconv.Itoa(b.Tenants), strconv.FormatBool(b.Core), digits(b.Tables), digits(b.Rows),
+			strconv.FormatInt(b.BytesStored, 10), digits(b.BytesText), strconv.FormatInt(b.AgeSeconds, 10), strconv.Itoa(b.RetentionDays), safeCell(b.Database), safeCell(b.Path),
 			strconv.Itoa(len(b.References)), safeCell(pin), strings.Join(b.KeptFor, " "),
 		})
 	}
 	return w.WriteAll(records)
 }
 
-// safeCell makes a name safe to be written to a terminal; JSON is the form
-// that keeps every name as it is.
+// safeCell makes a name safe to be written to a terminal, and to be opened in a
+// spreadsheet, which takes what begins like a formula for one; JSON is the form that
+// keeps every name as it is.
 func safeCell(name string) string {
 	if name == "" {
 		return ""
 	}
-	return ui.Safe(name)
+	name = ui.Safe(name)
+	if strings.ContainsRune("=+-@", rune(name[0])) { // a tab is escaped already
+		return "'" + name
+	}
+	return name
 }
 
 // explain says for people what the list alone does not.

@@ -96,7 +96,10 @@ func (a *app) pin(ctx context.Context, cfg *config.Config, backup, reason string
 	if err != nil {
 		return err
 	}
-	err = at.Repo.Pin(ctx, repo.Pin{Backup: id, Reason: reason, By: whoami()})
+	if id, err = at.Repo.Pin(ctx, repo.Pin{Backup: id, Reason: reason, By: whoami()}); id != "" {
+		backup = at.name(id)
+		a.noteAudit(func(r *audit.Record) { r.Backup = backup })
+	}
 	switch {
 	case errors.Is(err, repo.ErrPinned):
 		return &hintedError{err: err, hint: "tenantkeep list shows why; to give another reason, unpin it first"}
@@ -105,7 +108,6 @@ func (a *app) pin(ctx context.Context, cfg *config.Config, backup, reason string
 	case err != nil:
 		return err
 	}
-	a.noteAudit(func(r *audit.Record) { r.Backup = backup })
 	a.ui().Printf("Backup %s is pinned: no cleanup removes it until tenantkeep unpin %s", ui.Safe(backup), shellWord(backup))
 	return nil
 }
@@ -119,6 +121,7 @@ func (a *app) unpin(ctx context.Context, cfg *config.Config, backup string) erro
 	if err != nil {
 		return err
 	}
+	backup = at.name(p.Backup)
 	a.noteAudit(func(r *audit.Record) { r.Backup = backup })
 	a.ui().Printf("Backup %s is no longer pinned (%s).", ui.Safe(backup), pinText(p))
 	return nil

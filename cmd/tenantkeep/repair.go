@@ -38,15 +38,17 @@ func newRepairCommand(a *app) *cobra.Command {
 		Use:   "repair",
 		Short: "Rebuild lost manifests from data files",
 		Long: `Rebuild the manifests of backups that were lost or cannot be read, from the data
-files, each of which says what it is. Every data file that no manifest names is
-read to its end first, and one that is damaged stays out of the new manifest.
+files, each of which says what it is. Every data file that the manifest of its own
+backup does not name is read to its end first, and one that is damaged stays out
+of the new manifest. Of a manifest that can be read and is not as it was written
+stays what the files prove.
 
 Rollback points are repaired too. Then it tells what cannot be restored any more,
 tenant by tenant. It looks whether files are there; what is in those that
 manifests name is for "tenantkeep verify" to check.
 
-Nothing is deleted, and a manifest that can be read is never touched. One that
-cannot is kept beside the new one, as NAME.broken.
+Nothing is deleted, and the manifest of a run that is as it was written is never
+touched. Any other is kept beside the new one, as NAME.broken.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 something cannot be restored any
 more, 130 interrupted.`,

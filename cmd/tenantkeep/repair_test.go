@@ -176,6 +176,44 @@ func TestRepairIncremental(t *testing.T) {
 	mention(t, stdout, filepath.Base(files[0]), "its data file is damaged")
 }
 
+// What is left of backups whose manifests were lost waits for repair, whatever the
+// jobs of the night do.
+func TestRepairAfterTheNight(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `CREATE SCHEMA acme; CREATE TABLE acme.t (id int PRIMARY KEY)`)
+	n := newNights(t, t.TempDir())
+	n.now = time.Now()
+	dir, in, into := n.dir, n.tenantkeep, "--database-url="+db.URL()
+	in(0, "backup", into)
+	in(0, "backup", into)
+	do(t, os.RemoveAll(filepath.Join(dir, "manifests")), os.WriteFile(filepath.Join(dir, "data", "notes.txt"), nil, 0o600))
+	n.now = n.now.Add(48 * time.Hour)
+	in(0, "backup", into)
+	stdout, stderr := in(3, "cleanup", "--only=repository", "--yes")
+	match(t, stdout, `orphan .* stays +of backup \S+, but no manifest names it`, `notes.txt .* stays +belongs to no backup that is known`)
+	mention(t, stderr, "nothing to remove", "no manifest names 4 files of 2 backups", "tenantkeep repair", "--remove-orphans")
+	stdout, _ = in(3, "cleanup", "--only=repository", "--dry-run", "--remove-orphans=false", "--format=json")
+	mention(t, stdout, `"keep":true,"reason":"of backup `)
+	in(3, "repair", "--yes") // of notes.txt nobody knows what it was
+	if found := manifestsIn(t, dir); len(found) != 3 {
+		t.Errorf("manifests %v", found)
+	}
+	in(0, "verify")
+	stdout, _ = in(0, "cleanup", "--only=repository", "--dry-run")
+	if strings.Count(stdout, "orphan") != 1 {
+		t.Errorf("cleanup:\n%s", stdout)
+	}
+
+	// Whoever knows that they are of no use says so.
+	do(t, os.Remove(manifestsIn(t, dir)[0]), os.Remove(manifestsIn(t, dir)[0]))
+	_, stderr = in(0, "cleanup", "--only=repository", "--yes", "--remove-orphans")
+	mention(t, stderr, "Removed 5 files without a backup.")
+	if found, err := filepath.Glob(filepath.Join(dir, "data", "*")); err != nil || len(found) != 2 {
+		t.Errorf("left %v, %v", found, err)
+	}
+}
+
 // start starts tenantkeep as a process of its own.
 func start(t *testing.T, db *pgtest.Database, args ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -340,7 +341,8 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 		if err != nil {
 			return "", err
 		}
-		return result.Manifest.ID, nil
+		// Only by this a cleanup knows that the restore died, if it does.
+		return result.Manifest.ID, to.Repo.Expect(ctx, result.Manifest.ID)
 	}
 }
 
@@ -356,7 +358,8 @@ func settlePoint(in place, read bool) func(ctx context.Context, id string, swapp
 			return nil
 		}
 		err := in.Repo.Clean(ctx, func(ctx context.Context, clean *repo.Cleaning) error {
-			_, err := clean.Remove(ctx, []string{id})
+			own := slices.DeleteFunc(clean.Backups(), func(b repo.Backup) bool { return b.ID != id })
+			_, err := clean.Remove(ctx, own)
 			return err
 		})
 		if _, locked := errors.AsType[*repo.LockedError](err); locked {

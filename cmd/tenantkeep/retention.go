@@ -79,15 +79,21 @@ func retentionOptions(cfg *config.Config, now time.Time) (retention.Options, err
 	return retention.Options{Policy: policy, Now: now, Zone: cfg.TimeZone}, err
 }
 
-// decide plans the retention of a repository. Pins and marks of runs are read
-// from it.
-func decide(ctx context.Context, r *repo.Repo, backups []repo.Backup, o retention.Options) (*retention.Plan, error) {
-	pins, err := r.Pins(ctx)
+// decide plans the retention of a repository. Marks of runs and manifests in other
+// places are read from it.
+func decide(ctx context.Context, r *repo.Repo, backups []repo.Backup, pins map[string]repo.Pin, o retention.Options) (*retention.Plan, error) {
+	var err error
+	if o.Interrupted, err = r.Interrupted(ctx, backups); err != nil {
+		return nil, err
+	}
+	strays, err := r.Strays(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if o.Interrupted, err = r.Interrupted(ctx, backups); err != nil {
-		return nil, err
+	for _, b := range strays {
+		if b.Err != nil {
+			o.Unreadable = append(o.Unreadable, b.Key)
+		}
 	}
 	return retention.Decide(retained(backups, pins), o)
 }

@@ -146,8 +146,12 @@ func runVerify(ctx context.Context, a *app, cfg *config.Config, opts VerifyOptio
 	if len(report.Problems) > 0 {
 		errs = append(errs, &verifyError{report})
 	}
-	if trail != nil && trail.Problem != nil {
+	switch {
+	case opts.Manifest != "" || len(opts.Schemas) > 0:
+	case trail != nil && trail.Problem != nil:
 		errs = append(errs, &auditError{trail})
+	case err == nil:
+		a.tellGaps(trail, cfg.LogDir, backups)
 	}
 	return errors.Join(errs...)
 }

@@ -57,6 +57,8 @@ type Event string
 const (
 	Started Event = "started"
 	Ended   Event = "ended"
+	// Removing is between the two: what Removing names is deleted next.
+	Removing Event = "removing"
 )
 
 // Result is how a command ended.
@@ -89,6 +91,7 @@ type Record struct {
 	Database   string   `json:"database,omitempty"` // with its host, and the role
 	Schemas    []string `json:"schemas,omitempty"`  // or tenants, as they were named
 	Backup     string   `json:"backup,omitempty"`   // that was made, or used
+	Removing   []string `json:"removing,omitempty"` // what is about to be deleted or dropped for good
 	Removed    []string `json:"removed,omitempty"`  // what was deleted or dropped for good
 	Rebuilt    []string `json:"rebuilt,omitempty"`  // backups whose manifests were rebuilt
 
@@ -149,6 +152,14 @@ func (t *Trail) Begin(ctx context.Context, r Record) (*Run, error) {
 	r.User, r.SudoUser, r.Host = who()
 	run := &Run{Record: r, trail: t, began: t.now()}
 	return run, t.add(ctx, r)
+}
+
+// Removing notes what the command is about to delete for good, so that a trace of it
+// is left if it is killed.
+func (r *Run) Removing(ctx context.Context, names []string) error {
+	record := r.Record
+	record.Event, record.Removing = Removing, names
+	return r.trail.add(ctx, record)
 }
 
 // End notes how the command ended, also after ctx was cancelled.
@@ -223,7 +234,7 @@ func (t *Trail) lock(ctx context.Context) (*os.File, error) {
 	}
 	deadline := time.Now().Add(lockWait)
 	for {
-		f, err := os.OpenFile(t.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, fileMode)
+		f, err := openFile(t.path, os.O_RDWR|os.O_CREATE|os.O_APPEND)
 		if err != nil {
 			return nil, err
 		}
@@ -243,6 +254,23 @@ func (t *Trail) lock(ctx context.Context) (*os.File, error) {
 		case <-time.After(lockPoll):
 		}
 	}
+}
+
+// openFile opens a trail, and nothing that is no file: a pipe would keep who reads
+// it waiting for ever.
+func openFile(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK, fileMode)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("open %s: it is not a file", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func sameFile(f *os.File, path string) bool {

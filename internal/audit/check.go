@@ -22,6 +22,10 @@ type Report struct {
 	Records int    `json:"records"`
 	// Torn is how many lines could not be written whole, and are no records.
 	Torn int `json:"torn"`
+	// First is when the first record was written; zero: there is none.
+	First time.Time `json:"first,omitzero"`
+	// Backups are the ids that ends of commands name.
+	Backups map[string]bool `json:"-"`
 	// Unended are the commands that have begun and have no end: they were
 	// killed, or are at work.
 	Unended []Record `json:"unended"`
@@ -42,14 +46,14 @@ func (p *Problem) Error() string { return fmt.Sprintf("line %d %s", p.Line, p.Wh
 // that matches fs.ErrNotExist. What it cannot know is whether records are
 // missing at the end.
 func Check(path string) (report *Report, err error) {
-	f, err := os.Open(path)
+	f, err := openFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("check audit trail: %w", err)
 	}
 	defer f.Close()
 	// Half a record may be on its way. Who cannot lock reads all the same.
 	_ = waitShared(f)
-	c := &checker{report: &Report{File: path, Unended: []Record{}}, open: map[string]Record{}}
+	c := &checker{report: &Report{File: path, Unended: []Record{}, Backups: map[string]bool{}}, open: map[string]Record{}}
 	in := bufio.NewReaderSize(f, 1<<20)
 	for c.report.Problem == nil {
 		line, err := in.ReadBytes('\n')
@@ -112,6 +116,9 @@ func (c *checker) line(line []byte) {
 		c.fail("carries another hash than that of what stands before it: a record was changed, taken out or put in, there or here")
 		return
 	}
+	if c.report.Records == 0 {
+		c.report.First = r.Time
+	}
 	c.report.Records++
 	c.report.Torn += c.torn
 	c.torn, c.pending = 0, append(c.pending[:0], line...)
@@ -120,6 +127,7 @@ func (c *checker) line(line []byte) {
 		c.open[r.Run] = r
 	case Ended:
 		delete(c.open, r.Run)
+		c.report.Backups[r.Backup] = true
 	}
 }
 

@@ -224,6 +224,9 @@ func TestDies(t *testing.T) {
 					if _, err := r.RemoveRemains(t.Context()); err != nil {
 						t.Error(err)
 					}
+					if orphans, err := r.Orphans(t.Context()); err != nil || len(orphans) > 0 {
+						t.Errorf("files of which nobody knows what they are: %v, %v", orphans, err)
+					}
 					if n := len(restorable(t, r)); n != len(backups) {
 						t.Errorf("%d backups after the removal of remains, %d before", n, len(backups))
 					}

@@ -29,19 +29,37 @@ func (e *FormatError) Error() string {
 // it. Fields that it does not know are ignored, since fields are only ever
 // added; a newer format is a *FormatError.
 func Decode(r io.Reader) (*Manifest, error) {
+	m, b, err := decode(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDigest(b); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// DecodeChanged reads a manifest as Decode does, but for its digest: what it says
+// may have been changed since, and is for the caller to check.
+func DecodeChanged(r io.Reader) (*Manifest, error) {
+	m, _, err := decode(r)
+	return m, err
+}
+
+func decode(r io.Reader) (*Manifest, []byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, nil, fmt.Errorf("read manifest: %w", err)
 	}
 	if len(b) > MaxSize {
-		return nil, fmt.Errorf("manifest is larger than %d MiB", MaxSize>>20)
+		return nil, nil, fmt.Errorf("manifest is larger than %d MiB", MaxSize>>20)
 	}
 	b = bytes.TrimLeft(b, " \t\r\n")
 	switch {
 	case len(b) == 0:
-		return nil, errors.New("manifest is empty")
+		return nil, nil, errors.New("manifest is empty")
 	case b[0] != '{':
-		return nil, errors.New("manifest is not a JSON object")
+		return nil, nil, errors.New("manifest is not a JSON object")
 	}
 
 	// The number comes first: the fields of a newer format may have other types.
@@ -49,22 +67,19 @@ func Decode(r io.Reader) (*Manifest, error) {
 		Format int `json:"format"`
 	}
 	if err := unmarshal(b, &probe); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if probe.Format > Format {
-		return nil, &FormatError{Format: probe.Format}
+		return nil, nil, &FormatError{Format: probe.Format}
 	}
 	m := new(Manifest)
 	if err := unmarshal(b, m); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := m.Validate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := checkDigest(b); err != nil {
-		return nil, err
-	}
-	return m, nil
+	return m, b, nil
 }
 
 // ErrChanged says that a manifest can be read and is not as it was written.

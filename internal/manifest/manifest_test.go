@@ -201,7 +201,21 @@ func TestDecodeRefuses(t *testing.T) {
 		"negative size":          {first("size", -1), "size -1 is negative"},
 		"fractional size":        {first("size", 1.5), `"schemas.size"`},
 		"negative rows":          {first("rows", -1), "negative"},
-		"no file":                {first("filepath", ""), "no filepath"},
+		"year 10000 in UTC":      {set("timestamp", "9999-12-31T23:59:59-12:00"), "year 10000 is out of range"},
+		"year 9999":              {set("timestamp", "9999-06-01T00:00:00Z"), "out of range"},
+		"year 0":                 {set("timestamp", "0001-01-01T00:00:00+12:00"), "year 0 is out of range"},
+		"finished in year 10000": {set("finished", "9999-12-31T23:59:59-12:00"), "finished of which the year 10000"},
+		"rebuilt in year 0":      {set("rebuilt", "0001-01-01T00:00:00+12:00"), "rebuilt of which the year 0"},
+		"endless retention":      {set("retention_days", 36501), "retention_days 36501, which is more than 36500"},
+		"too many rows":          {first("rows", int64(1<<62)), "more tables, rows or bytes"},
+		"too many bytes": {
+			encoded(func(m map[string]any) {
+				for _, s := range m["schemas"].([]any) {
+					s.(map[string]any)["bytes"] = int64(1<<53 - 1)
+				}
+			}), "more tables, rows or bytes",
+		},
+		"no file": {first("filepath", ""), "no filepath"},
 		"one file twice": {
 			encoded(func(m map[string]any) {
 				s := m["schemas"].([]any)

@@ -31,6 +31,9 @@ func NewTime(t time.Time) Time {
 func ParseTime(s string) (Time, error) {
 	for _, layout := range []string{layoutZone, layoutNoZone} {
 		if t, err := time.Parse(layout, s); err == nil {
+			if err := CheckTime(t); err != nil {
+				return Time{}, fmt.Errorf("time %q: %w", s, err)
+			}
 			return Time{Time: t.UTC(), text: s}, nil
 		}
 	}
@@ -52,8 +55,8 @@ func (t Time) String() string {
 
 // MarshalJSON writes the time as a string.
 func (t Time) MarshalJSON() ([]byte, error) {
-	if y := t.UTC().Year(); y < 0 || y > 9999 {
-		return nil, fmt.Errorf("year %d does not fit into a manifest", y)
+	if err := CheckTime(t.Time); err != nil {
+		return nil, fmt.Errorf("write time into a manifest: %w", err)
 	}
 	return json.Marshal(t.String())
 }

@@ -7,12 +7,23 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
 
 // hashPrefix names the algorithm before the digest of a file.
 const hashPrefix = "sha256:"
+
+// What a manifest may say at most.
+const (
+	// MaxRetentionDays is a hundred years.
+	MaxRetentionDays = 36500
+	// maxCount is what the rows, bytes or tables of all schemas may add up to:
+	// numbers up to it are exact in every program that reads JSON, and sums of a
+	// thousand of them do not overflow.
+	maxCount = 1 << 53
+)
 
 // Validate reports what makes the manifest unusable or unsafe to act on: a
 // missing name, a file outside the repository, a hash or size that cannot be,
@@ -49,6 +60,9 @@ func (m *Manifest) Validate() error {
 		}
 	}
 
+	if err := m.validateNumbers(); err != nil {
+		return err
+	}
 	schemas := make(map[string]bool, len(m.Schemas))
 	files := make(map[string]string, len(m.Schemas)) // key to schema
 	for i, s := range m.Schemas {
@@ -80,6 +94,49 @@ func (m *Manifest) Validate() error {
 		}
 	}
 	return m.validateFailures(schemas)
+}
+
+// validateNumbers refuses times and numbers with which nobody can reckon.
+func (m *Manifest) validateNumbers() error {
+	if m.Format > 0 && m.RetentionDays > MaxRetentionDays {
+		return fmt.Errorf("manifest has retention_days %d, which is more than %d", m.RetentionDays, MaxRetentionDays)
+	}
+	times := map[string]time.Time{"timestamp": m.Timestamp.Time, "finished": m.Finished, "rebuilt": m.Rebuilt}
+	if m.Snapshot != nil {
+		times["time of the snapshot"] = m.Snapshot.Time
+	}
+	for name, t := range times {
+		if err := CheckTime(t); err != nil {
+			return fmt.Errorf("manifest has a %s of which the %w", name, err)
+		}
+	}
+	var tables, rows, bytes, size int64
+	for _, s := range m.Schemas {
+		if s.Snapshot != nil {
+			if err := CheckTime(s.Snapshot.Time); err != nil {
+				return fmt.Errorf("schema %q has a snapshot of which the %w", s.Schema, err)
+			}
+		}
+		for _, n := range []struct {
+			sum *int64
+			add int64
+		}{{&tables, s.Tables}, {&rows, s.Rows}, {&bytes, s.Bytes}, {&size, s.Size}} {
+			if n.add > maxCount-*n.sum {
+				return fmt.Errorf("schema %q has more tables, rows or bytes than there can be", s.Schema)
+			}
+			*n.sum += max(n.add, 0)
+		}
+	}
+	return nil
+}
+
+// CheckTime refuses a time that is not in the years 1 to 9998 everywhere on earth:
+// there are forms of it that cannot be written.
+func CheckTime(t time.Time) error {
+	if y := t.UTC().Year(); y < 1 || y > 9998 {
+		return fmt.Errorf("year %d is out of range", y)
+	}
+	return nil
 }
 
 func (m *Manifest) validateFailures(saved map[string]bool) error {

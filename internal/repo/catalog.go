@@ -3,9 +3,7 @@ package repo
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"io"
-	"io/fs"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,7 +39,7 @@ const (
 // manifests themselves, with List. The manifests may share parts and must not be
 // changed.
 func (r *Repo) Catalog(ctx context.Context) ([]Backup, error) {
-	backups, err := r.names(ctx)
+	backups, _, err := r.names(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +68,7 @@ func (r *Repo) Catalog(ctx context.Context) ([]Backup, error) {
 	if stale := len(known) - (len(backups) - len(unknown)); max(readable, stale) > reindexAfter+len(backups)/reindexShare {
 		r.writeIndex(ctx, backups)
 	}
-	backups = slices.DeleteFunc(backups, func(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) })
+	backups, _ = apart(slices.DeleteFunc(backups, removedMeanwhile))
 	sortNewest(backups)
 	return backups, nil
 }
@@ -82,7 +80,7 @@ func (r *Repo) readManifests(ctx context.Context, backups []Backup, which []int)
 	for _, i := range which {
 		group.Go(func() error {
 			b := &backups[i]
-			b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+			r.readBackup(ctx, b)
 			return ctx.Err()
 		})
 	}

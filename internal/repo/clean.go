@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/storage"
@@ -16,6 +14,7 @@ import (
 type Cleaning struct {
 	repo    *Repo
 	backups []Backup // all that are there; removed ones are taken out
+	strays  []Backup
 }
 
 // Clean calls work while nobody else uses the repository. The context that work
@@ -27,30 +26,45 @@ func (r *Repo) Clean(ctx context.Context, work func(context.Context, *Cleaning) 
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	backups, err := r.List(ctx)
-	if err != nil {
+	c := &Cleaning{repo: r}
+	if c.backups, c.strays, err = r.read(ctx); err != nil {
 		return err
 	}
-	return work(ctx, &Cleaning{repo: r, backups: backups})
+	if err := work(ctx, c); err != nil {
+		return err
+	}
+	return c.settle(ctx)
 }
 
 // Backups are all backups that are there, the newest first.
 func (c *Cleaning) Backups() []Backup { return slices.Clone(c.backups) }
 
-// Remove removes backups: first their manifests, and only once these are gone for
-// good the files that no other manifest names, and what confirms that a rollback
-// point is in force. Killed at any point it leaves whole backups, and at the worst
-// files for which there is no manifest. While a manifest cannot be read nothing is
-// removed. It returns what it removed, also with an error.
-func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.Info, err error) {
-	if len(ids) == 0 {
+// Same reports whether two descriptions are of one backup, whose manifest has not
+// been exchanged in between.
+func (b Backup) Same(o Backup) bool {
+	return b.Key == o.Key && b.ID == o.ID && b.size == o.size && b.modified.Equal(o.modified)
+}
+
+// Remove removes backups, which must be there as they are described: first their
+// manifests, and only once these are gone for good the files that no other manifest
+// names, and what is noted of them as rollback points. Before that it notes
+// down what it is about to remove, so that the files are known for what they are
+// if it is killed; whatever the point, whole backups are left. While a manifest
+// cannot be read nothing is removed. It returns what it removed, also with an
+// error.
+func (c *Cleaning) Remove(ctx context.Context, chosen []Backup) (removed []storage.Info, err error) {
+	if len(chosen) == 0 {
 		return nil, nil
 	}
-	gone, left, files, err := c.repo.split(ctx, c.backups, ids)
+	left, files, err := c.split(ctx, chosen)
 	if err != nil {
 		return nil, fmt.Errorf("remove backups: %w", err)
 	}
-	for _, b := range gone {
+	note, err := c.repo.noteRemoval(ctx, chosen, files)
+	if err != nil {
+		return nil, fmt.Errorf("remove backups: %w", err)
+	}
+	for _, b := range chosen {
 		if err := c.repo.storage.Delete(ctx, b.Key); err != nil {
 			return removed, err
 		}
@@ -64,43 +78,53 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 		return removed, err
 	}
 	more, err := c.repo.delete(ctx, files)
+	if err == nil {
+		err = c.repo.storage.Delete(ctx, note)
+	}
 	return append(removed, more...), err
 }
 
-// split tells the backups with these ids from the others, and finds the files
+// split finds the backups that are left without the chosen ones, and the files
 // that are theirs alone.
-func (r *Repo) split(ctx context.Context, backups []Backup, ids []string) (gone, left []Backup, files []storage.Info, err error) {
-	chosen := setOf(ids)
-	for _, b := range backups {
-		if chosen[b.ID] {
-			gone = append(gone, b)
-		} else {
-			left = append(left, b)
+func (c *Cleaning) split(ctx context.Context, chosen []Backup) (left []Backup, files []storage.Info, err error) {
+	ids := make(map[string]int)
+	for _, b := range c.backups {
+		ids[b.ID]++
+	}
+	going := make(map[string]bool)
+	for _, b := range chosen {
+		if !slices.ContainsFunc(c.backups, b.Same) {
+			return nil, nil, fmt.Errorf("backup %s is not there any more as it was", b.ID)
 		}
+		if ids[b.ID] > 1 {
+			return nil, nil, fmt.Errorf("%d backups have the id %s", ids[b.ID], b.ID)
+		}
+		going[b.ID] = true
 	}
-	unneeded, err := namedBy(gone)
+	left = slices.DeleteFunc(slices.Clone(c.backups), func(b Backup) bool { return going[b.ID] })
+	unneeded, err := namedBy(chosen)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	needed, err := namedBy(left)
+	needed, err := namedBy(left, c.strays)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	err = r.listFiles(ctx, func(i storage.Info) {
-		if isNamed(unneeded, i.Key) && !isNamed(needed, i.Key) {
+	err = c.repo.listFiles(ctx, func(i storage.Info) {
+		if isNamed(unneeded, i.Key) && !isNamed(needed, i.Key) && i.Problem == "" {
 			files = append(files, i)
 		}
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	err = r.storage.List(ctx, swapPrefix, func(i storage.Info) error {
-		if chosen[idOf(i.Key)] {
+	err = c.repo.storage.List(ctx, swapPrefix, func(i storage.Info) error {
+		if going[pointOf(i.Key)] {
 			files = append(files, i)
 		}
 		return nil
 	})
-	return gone, left, files, err
+	return left, files, err
 }
 
 // info describes the manifest.
@@ -112,14 +136,14 @@ func (b Backup) info() storage.Info {
 // directory whose locks do not work, another machine may have written one.
 func (c *Cleaning) check(ctx context.Context) error {
 	known := make(map[string]bool, len(c.backups))
-	for _, b := range c.backups {
+	for _, b := range slices.Concat(c.backups, c.strays) {
 		known[b.Key] = true
 	}
-	backups, err := c.repo.names(ctx)
+	backups, strays, err := c.repo.names(ctx)
 	if err != nil {
 		return err
 	}
-	for _, b := range backups {
+	for _, b := range append(backups, strays...) {
 		if !known[b.Key] {
 			return fmt.Errorf("remove files of backups: %s appeared while this had the repository for itself: its locks do not work", b.Key)
 		}
@@ -127,21 +151,25 @@ func (c *Cleaning) check(ctx context.Context) error {
 	return nil
 }
 
-// RemoveOrphans removes orphans that OldOrphans still finds.
-func (c *Cleaning) RemoveOrphans(ctx context.Context, keys []string, age time.Duration) ([]storage.Info, error) {
-	orphans, err := c.repo.OldOrphans(ctx, c.backups, age)
+// RemoveOrphans removes orphans that OldOrphans still finds as they are described.
+func (c *Cleaning) RemoveOrphans(ctx context.Context, chosen []Orphan, age time.Duration) ([]storage.Info, error) {
+	orphans, err := c.repo.oldOrphans(ctx, age, c.backups, c.strays)
 	if err != nil {
 		return nil, err
 	}
-	chosen := setOf(keys)
-	orphans = slices.DeleteFunc(orphans, func(i storage.Info) bool { return !chosen[i.Key] })
-	if len(orphans) == 0 {
+	var files []storage.Info
+	for _, o := range orphans {
+		if o.Problem == "" && slices.Contains(chosen, o) {
+			files = append(files, o.Info)
+		}
+	}
+	if len(files) == 0 {
 		return nil, nil
 	}
 	if err := c.check(ctx); err != nil {
 		return nil, err
 	}
-	return c.repo.delete(ctx, orphans)
+	return c.repo.delete(ctx, files)
 }
 
 // RemoveTemporary removes what writers left that were killed at least age ago.
@@ -154,14 +182,6 @@ func (c *Cleaning) RemoveTemporary(ctx context.Context, age time.Duration) ([]st
 	return removed, errors.Join(err, c.repo.storage.Sync(ctx))
 }
 
-func setOf(words []string) map[string]bool {
-	set := make(map[string]bool, len(words))
-	for _, w := range words {
-		set[w] = true
-	}
-	return set
-}
-
 // delete deletes files durably and returns those that are gone.
 func (r *Repo) delete(ctx context.Context, files []storage.Info) ([]storage.Info, error) {
 	for n, i := range files {
@@ -172,28 +192,67 @@ func (r *Repo) delete(ctx context.Context, files []storage.Info) ([]storage.Info
 	return files, r.storage.Sync(ctx)
 }
 
-// OldOrphans returns the data files and media archives that none of the backups
-// names, that were last written to at least age ago, and whose run is not at work
-// any more or has left no mark: those with a mark are for the next backup to
-// remove. The backups must be all that there are.
-func (r *Repo) OldOrphans(ctx context.Context, backups []Backup, age time.Duration) ([]storage.Info, error) {
-	named, err := namedBy(backups)
+// Orphan is a file that no manifest names.
+type Orphan struct {
+	storage.Info
+	// Removal says that a cleanup, which was interrupted, has removed its backup
+	// on purpose. Of any other orphan nobody knows whether its manifest was lost.
+	Removal bool
+	// Backup is the id of the backup that it says to belong to; empty: it says
+	// nothing that can be read.
+	Backup string
+}
+
+// OldOrphans returns the data files and media archives that no manifest names,
+// that were last written to at least age ago, and whose run is not at work any
+// more or has left no mark: those with a mark are for the next backup to remove.
+// The backups must be all that there are.
+func (r *Repo) OldOrphans(ctx context.Context, backups []Backup, age time.Duration) ([]Orphan, error) {
+	strays, err := r.Strays(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
-	runs, err := r.marks(ctx)
+	return r.oldOrphans(ctx, age, backups, strays)
+}
+
+func (r *Repo) oldOrphans(ctx context.Context, age time.Duration, lists ...[]Backup) ([]Orphan, error) {
+	named, err := namedBy(lists...)
+	if err != nil {
+		return nil, fmt.Errorf("find orphans: %w", err)
+	}
+	marks, err := r.marks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	running := make(map[string]bool)
+	for _, i := range marks {
+		running[idOf(i.Key)] = true
+	}
+	removals, err := r.removals(ctx)
 	if err != nil {
 		return nil, err
 	}
 	before := r.now().Add(-age)
-	var orphans []storage.Info
+	var orphans []Orphan
 	err = r.listFiles(ctx, func(i storage.Info) {
-		if !isNamed(named, i.Key) && !i.Modified.After(before) && !slices.Contains(runs, runOf(i.Key)) {
-			orphans = append(orphans, i)
+		if !isNamed(named, i.Key) && !i.Modified.After(before) && !running[runOf(i.Key)] {
+			orphans = append(orphans, Orphan{Info: i, Removal: slices.ContainsFunc(removals, func(n removal) bool { return n.names(i.Key) })})
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
+	}
+	for i := range orphans {
+		o := &orphans[i]
+		if o.Removal || o.Problem != "" {
+			continue
+		}
+		if index, err := r.dataIndex(ctx, o.Key); err == nil {
+			o.Backup = index.Header.Backup
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 	}
 	return orphans, nil
 }
@@ -211,21 +270,26 @@ func (r *Repo) Interrupted(ctx context.Context, backups []Backup) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(marks, func(id string) bool {
-		t, ok := idTime(id)
-		return !ok || !t.After(newest)
-	}), nil
+	var ids []string
+	for _, i := range marks {
+		if t, ok := idTime(idOf(i.Key)); ok && t.After(newest) {
+			ids = append(ids, idOf(i.Key))
+		}
+	}
+	return ids, nil
 }
 
-// marks returns the ids of the runs that have a mark.
-func (r *Repo) marks(ctx context.Context) ([]string, error) {
-	var ids []string
+// marks lists the marks of runs.
+func (r *Repo) marks(ctx context.Context) ([]storage.Info, error) {
+	var marks []storage.Info
 	err := r.storage.List(ctx, runPrefix, func(i storage.Info) error {
-		ids = append(ids, strings.TrimSuffix(path.Base(i.Key), jsonSuffix))
+		if i.Key == runKey(idOf(i.Key)) {
+			marks = append(marks, i)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find marks of runs: %w", err)
 	}
-	return ids, nil
+	return marks, nil
 }

@@ -51,10 +51,15 @@ func borrow(t *testing.T, r *Repo, from string) string {
 
 func clean(ctx context.Context, r *Repo, ids ...string) (removed []storage.Info, err error) {
 	err = r.Clean(ctx, func(ctx context.Context, c *Cleaning) error {
-		removed, err = c.Remove(ctx, ids)
+		removed, err = c.Remove(ctx, chosen(c, ids))
 		return err
 	})
 	return removed, err
+}
+
+// chosen are the backups with these ids that are there.
+func chosen(c *Cleaning, ids []string) []Backup {
+	return slices.DeleteFunc(c.Backups(), func(b Backup) bool { return !slices.Contains(ids, b.ID) })
 }
 
 func keys(t *testing.T, s storage.Storage, prefix string) []string {
@@ -146,14 +151,14 @@ func TestRemoveFaults(t *testing.T) {
 			}
 			err = sound.Clean(t.Context(), func(ctx context.Context, c *Cleaning) error {
 				orphans, err := sound.OldOrphans(ctx, c.Backups(), -time.Hour*1e5)
-				if err != nil {
-					return err
-				}
-				var names []string
 				for _, o := range orphans {
-					names = append(names, o.Key)
+					if !o.Removal {
+						t.Errorf("nothing tells that %s was to go", o.Key)
+					}
 				}
-				_, err = c.RemoveOrphans(ctx, names, -time.Hour*1e5)
+				if err == nil {
+					_, err = c.RemoveOrphans(ctx, orphans, -time.Hour*1e5)
+				}
 				return err
 			})
 			if err != nil {
@@ -165,6 +170,9 @@ func TestRemoveFaults(t *testing.T) {
 			if n := len(keys(t, disk, dataPrefix)); n != 7 { // three each, of which one is borrowed, and two that are referred to
 				t.Errorf("%d data files are left: %v", n, keys(t, disk, dataPrefix))
 			}
+			if notes := keys(t, disk, removalPrefix); len(notes) > 0 {
+				t.Errorf("left: %v", notes)
+			}
 		})
 	}
 	for n := 1; n <= counter.All(); n++ {
@@ -175,6 +183,162 @@ func TestRemoveFaults(t *testing.T) {
 		for n := 1; n <= counter.Count(op); n++ {
 			run(fmt.Sprintf("%s %d fails", op, n), &storagetest.Faulty{Before: storagetest.FailAt(op, n)})
 		}
+	}
+}
+
+// TestRemoveCrashes ends the process, and the power, at each operation of a cleanup.
+// What is left to remove is known for what it is, and the next cleanup removes it.
+func TestRemoveCrashes(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	r := Open(newStore(t, whole), options())
+	a := mustBack(t, r)
+	b := borrow(t, r, a)
+	c := borrow(t, r, b)
+	d := mustBack(t, r)
+	for _, id := range []string{b, c} {
+		if err := r.Confirm(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const age = -time.Hour * 1e5
+	run := func(s storage.Storage) error {
+		r := Open(s, options())
+		return r.Clean(t.Context(), func(ctx context.Context, clean *Cleaning) error {
+			_, err := clean.Remove(ctx, chosen(clean, []string{a, b}))
+			if err != nil {
+				return err
+			}
+			orphans, err := r.OldOrphans(ctx, clean.Backups(), age)
+			if err == nil {
+				_, err = clean.RemoveOrphans(ctx, slices.DeleteFunc(orphans, func(o Orphan) bool { return !o.Removal }), age)
+			}
+			return err
+		})
+	}
+	storagetest.ForEveryOperation(t, storagetest.CrashTest{
+		Open: func(t *testing.T) storage.Storage {
+			dir := filepath.Join(t.TempDir(), "copy")
+			if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+				t.Fatal(err)
+			}
+			return newStore(t, dir)
+		},
+		Run: run,
+		Check: func(t *testing.T, s storage.Storage, err error) {
+			r := Open(s, options())
+			left := wantWhole(t, r)
+			if !slices.Contains(left, c) || !slices.Contains(left, d) || err == nil && len(left) != 2 {
+				t.Errorf("left %v after a run that said %v", left, err)
+			}
+			backups, errList := r.List(t.Context())
+			orphans, errFind := r.OldOrphans(t.Context(), backups, age)
+			if err := errors.Join(errList, errFind); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range orphans {
+				if !o.Removal {
+					t.Errorf("nothing tells that %s was to go", o.Key)
+				}
+			}
+			if err := run(s); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{d, c}, wantWhole(t, r)); diff != "" {
+				t.Errorf("after the next cleanup (-want +got):\n%s", diff)
+			}
+			got := append(keys(t, s, removalPrefix), keys(t, s, swapPrefix)...)
+			if n := len(keys(t, s, dataPrefix)); n != 7 || len(got) != 1 || got[0] != swapKey(c) {
+				t.Errorf("%d data files are left, and %v", n, got)
+			}
+		},
+	})
+}
+
+// A manifest in another place is no backup a second time, and keeps its files.
+func TestStrays(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	r := Open(s, options())
+	a, b := mustBack(t, r), mustBack(t, r)
+	text := storagetest.Get(t, s, manifestKey(a))
+	strays := []string{"manifests/" + a + ".json", "manifests/before/backup_manifest_" + a + ".json", "manifests/copy.json"}
+	for _, key := range strays {
+		storagetest.Put(t, s, key, text)
+	}
+	old := `{"timestamp": "2024-12-15T14:30:22", "backup_type": "full", "schemas": []}`
+	storagetest.Put(t, s, "manifests/monday.json", []byte(old))
+	storagetest.Put(t, s, "manifests/before/monday.json", []byte(old))
+	strays = append(strays, "manifests/before/monday.json")
+	slices.Sort(strays)
+	for name, list := range map[string]func(context.Context) ([]Backup, error){
+		"list": r.List, "catalog": r.Catalog,
+		"newest": func(ctx context.Context) (all []Backup, err error) {
+			err = r.Newest(ctx, func(b Backup) bool { all = append(all, b); return true })
+			slices.SortFunc(all, func(x, y Backup) int { return y.Time().Compare(x.Time()) })
+			return all, err
+		},
+	} {
+		backups, err := list(t.Context())
+		if err != nil || len(backups) != 3 || backups[0].Key != manifestKey(b) || backups[1].Key != manifestKey(a) || backups[2].ID != "monday" {
+			t.Errorf("%s: %+v, %v", name, backups, err)
+		}
+	}
+	found, err := r.Strays(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, x := range found {
+		names = append(names, x.Key)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff(strays, names); diff != "" {
+		t.Errorf("strays (-want +got):\n%s", diff)
+	}
+	before := keys(t, s, dataPrefix)
+	if removed, err := clean(t.Context(), r, a); err != nil || len(removed) != 1 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	if diff := cmp.Diff(before, keys(t, s, dataPrefix)); diff != "" {
+		t.Errorf("files that a stray names (-before +after):\n%s", diff)
+	}
+	if orphans, err := r.OldOrphans(t.Context(), nil, -time.Hour*1e5); err != nil || len(orphans) != 3 {
+		t.Errorf("orphans %v, %v", orphans, err) // those of b, which is not told
+	}
+	// One that cannot be read may name anything.
+	storagetest.Put(t, s, "manifests/before/broken.json", []byte("{"))
+	if removed, err := clean(t.Context(), r, b); !errors.Is(err, errUnreadable) || len(removed) > 0 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+}
+
+// What is removed is what was shown.
+func TestRemoveExchanged(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, t.TempDir())
+	r := Open(s, options())
+	a := mustBack(t, r)
+	mustBack(t, r)
+	shown, err := r.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := storagetest.Get(t, s, manifestKey(a))
+	if err := s.Delete(t.Context(), manifestKey(a)); err != nil {
+		t.Fatal(err)
+	}
+	storagetest.Put(t, s, manifestKey(a), append(text, '\n'))
+	err = r.Clean(t.Context(), func(ctx context.Context, c *Cleaning) error {
+		removed, err := c.Remove(ctx, shown[1:])
+		if len(removed) > 0 {
+			t.Errorf("removed %v", removed)
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "not there any more as it was") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -261,7 +425,12 @@ func TestOldOrphans(t *testing.T) {
 		if len(orphans) != 1 || orphans[0].Key != "data/old_full_20261120_000000.sql" {
 			t.Errorf("orphans %v", orphans)
 		}
-		removed, err := c.RemoveOrphans(ctx, []string{"data/old_full_20261120_000000.sql", "data/new_full_20261122_120000.sql"}, 24*time.Hour)
+		if orphans[0].Removal || orphans[0].Backup != "" {
+			t.Errorf("it is described as %+v", orphans[0])
+		}
+		young := orphans[0]
+		young.Key = "data/new_full_20261122_120000.sql"
+		removed, err := c.RemoveOrphans(ctx, append(orphans, young), 24*time.Hour)
 		if len(removed) != 1 {
 			t.Errorf("removed %v", removed)
 		}
@@ -288,14 +457,14 @@ func TestPins(t *testing.T) {
 	s := newStore(t, dir)
 	r := Open(s, options())
 	id := mustBack(t, r)
-	if err := r.Pin(t.Context(), Pin{Backup: "20200101_000000"}); !errors.Is(err, ErrNoBackup) {
+	if _, err := r.Pin(t.Context(), Pin{Backup: "20200101_000000"}); !errors.Is(err, ErrNoBackup) {
 		t.Errorf("error %v", err)
 	}
 	want := Pin{Backup: id, Reason: "the auditor asked for \"it\"", By: "ops@db1", At: start}
-	if err := r.Pin(t.Context(), want); err != nil {
-		t.Fatal(err)
+	if got, err := r.Pin(t.Context(), want); err != nil || got != id {
+		t.Fatal(got, err)
 	}
-	if err := r.Pin(t.Context(), Pin{Backup: id, Reason: "other"}); !errors.Is(err, ErrPinned) {
+	if _, err := r.Pin(t.Context(), Pin{Backup: id, Reason: "other"}); !errors.Is(err, ErrPinned) {
 		t.Errorf("error %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(pinKey("x"))), []byte("garbage"), 0o600); err != nil {
@@ -309,7 +478,7 @@ func TestPins(t *testing.T) {
 		t.Errorf("pins %+v\n%s", pins, diff)
 	}
 	err = r.Clean(t.Context(), func(ctx context.Context, _ *Cleaning) error {
-		if err := r.Pin(ctx, Pin{Backup: id}); err == nil {
+		if _, err := r.Pin(ctx, Pin{Backup: id}); err == nil {
 			t.Error("pinned during a cleanup")
 		}
 		return nil
@@ -322,6 +491,21 @@ func TestPins(t *testing.T) {
 	}
 	if _, err := r.Unpin(t.Context(), id); !errors.Is(err, ErrNotPinned) {
 		t.Errorf("error %v", err)
+	}
+	// By the file name of the manifest.
+	name := manifestName + id + jsonSuffix
+	if got, err := r.Pin(t.Context(), Pin{Backup: name, Reason: "again"}); err != nil || got != id {
+		t.Errorf("pinned %s, %v", got, err)
+	}
+	if p, err := r.Unpin(t.Context(), name); err != nil || p.Backup != id {
+		t.Errorf("unpinned %+v, %v", p, err)
+	}
+	// A time of which there is no form in JSON makes it unreadable, and no less a pin.
+	if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(pinKey(id))), []byte(`{"reason": "x", "at": "9999-12-31T23:59:59-12:00"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if pins, err := r.Pins(t.Context()); err != nil || !strings.Contains(pins[id].Reason, "year 10000") || !pins[id].At.IsZero() {
+		t.Errorf("pins %+v, %v", pins, err)
 	}
 }
 

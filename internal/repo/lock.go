@@ -45,13 +45,16 @@ type Holder struct {
 
 // String describes the holder in one line.
 func (h Holder) String() string {
-	return fmt.Sprintf("%s (process %d on %s, since %s)", h.Purpose, h.PID, h.Host, h.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
+	line := func(text string) string { return strings.Join(strings.Fields(text), " ") } // others wrote it
+	return fmt.Sprintf("%s (process %d on %s, since %s)", line(h.Purpose), h.PID, line(h.Host), h.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
 }
 
 // LockedError says that others hold the lock of the repository.
 type LockedError struct {
 	Location string
 	Holders  []Holder // empty where they did not say
+	// Doubtful are the files of holders whose time lies in the future.
+	Doubtful []string
 }
 
 // Error says who holds the lock, for what and since when.
@@ -64,6 +67,14 @@ func (e *LockedError) Error() string {
 		who = append(who, "another process")
 	}
 	return fmt.Sprintf("repository %s is in use by %s", e.Location, strings.Join(who, ", "))
+}
+
+// Hint says what to do about a holder of whom nobody knows whether he lives.
+func (e *LockedError) Hint() string {
+	if len(e.Doubtful) == 0 {
+		return "wait until that is done"
+	}
+	return "the time of " + strings.Join(e.Doubtful, ", ") + " lies in the future, so that nothing tells whether its process lives; if it does not, delete the file"
 }
 
 // Lock takes the lock of the repository for a purpose such as "cleanup", and
@@ -129,7 +140,7 @@ func held(ctx context.Context, lock storage.Lock) (context.Context, Unlock) {
 }
 
 func (r *Repo) lockedError(err *storage.LockedError) *LockedError {
-	e := &LockedError{Location: r.Location()}
+	e := &LockedError{Location: r.Location(), Doubtful: err.Doubtful}
 	for _, b := range err.Holders {
 		var h Holder
 		if json.Unmarshal(b, &h) == nil {

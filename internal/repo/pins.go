@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
 
@@ -34,41 +35,42 @@ const maxPin = 1 << 20
 
 func pinKey(id string) string { return pinPrefix + id + jsonSuffix }
 
-// Pin pins a backup durably. A backup that is pinned already gives an error that
+// Pin pins a backup, named as for Load, durably, and returns its id. A backup that is pinned already gives an error that
 // matches ErrPinned; one that does not exist one that matches ErrNoBackup.
-func (r *Repo) Pin(ctx context.Context, p Pin) (err error) {
+func (r *Repo) Pin(ctx context.Context, p Pin) (id string, err error) {
 	// Not while a cleanup is under way, which may have this backup on its list.
 	ctx, unlock, err := r.Lock(ctx, Shared, "pin")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	b, err := r.Load(ctx, p.Backup)
 	if err != nil {
-		return err
+		return "", err
 	}
 	p.Backup = b.ID
 	p.At = r.now().UTC().Truncate(time.Second)
 	content, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
-		return fmt.Errorf("pin backup %s: %w", p.Backup, err)
+		return "", fmt.Errorf("pin backup %s: %w", p.Backup, err)
 	}
 	err = r.put(ctx, pinKey(p.Backup), append(content, '\n'))
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("pin backup %s: %w", p.Backup, ErrPinned)
+		return b.ID, fmt.Errorf("pin backup %s: %w", p.Backup, ErrPinned)
 	}
 	if err == nil {
 		err = r.storage.Sync(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("pin backup %s: %w", p.Backup, err)
+		return b.ID, fmt.Errorf("pin backup %s: %w", p.Backup, err)
 	}
-	return nil
+	return b.ID, nil
 }
 
-// Unpin takes the pin of a backup away and returns it. One that is not pinned
+// Unpin takes the pin of a backup away and returns it. The backup, which may be gone,
+// is named by its id or by the file name of its manifest. One that is not pinned
 // gives an error that matches ErrNotPinned.
-func (r *Repo) Unpin(ctx context.Context, id string) (p Pin, err error) {
+func (r *Repo) Unpin(ctx context.Context, name string) (p Pin, err error) {
 	ctx, unlock, err := r.Lock(ctx, Shared, "unpin")
 	if err != nil {
 		return p, err
@@ -77,6 +79,10 @@ func (r *Repo) Unpin(ctx context.Context, id string) (p Pin, err error) {
 	pins, err := r.Pins(ctx)
 	if err != nil {
 		return p, err
+	}
+	id := name
+	if _, ok := pins[id]; !ok && strings.HasSuffix(name, jsonSuffix) {
+		id = idOf(name)
 	}
 	p, ok := pins[id]
 	if !ok {
@@ -94,14 +100,19 @@ func (r *Repo) Pins(ctx context.Context) (map[string]Pin, error) {
 	pins := make(map[string]Pin)
 	err := r.storage.List(ctx, pinPrefix, func(i storage.Info) error {
 		if id, ok := strings.CutSuffix(path.Base(i.Key), jsonSuffix); ok && i.Key == pinKey(id) {
-			pins[id] = Pin{}
+			pins[id] = Pin{Backup: id, Reason: i.Problem}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list pins: %w", err)
 	}
-	for id := range pins {
+	for id, p := range pins {
+		if p.Reason != "" {
+			p.Reason = "the pin cannot be read: " + p.Reason
+			pins[id] = p
+			continue
+		}
 		p, err := r.readPin(ctx, id)
 		if errors.Is(err, fs.ErrNotExist) {
 			delete(pins, id) // taken away meanwhile
@@ -129,5 +140,8 @@ func (r *Repo) readPin(ctx context.Context, id string) (p Pin, err error) {
 	if err != nil {
 		return p, err
 	}
-	return p, json.Unmarshal(content, &p)
+	if err := json.Unmarshal(content, &p); err != nil {
+		return p, err
+	}
+	return p, manifest.CheckTime(p.At)
 }

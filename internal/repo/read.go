@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -46,20 +47,79 @@ var ErrNoBackup = errors.New("no such backup")
 // List returns all backups, newest first. One whose manifest is broken does
 // not hide the others: it is in the list with its error.
 func (r *Repo) List(ctx context.Context) ([]Backup, error) {
-	backups, err := r.names(ctx)
+	backups, _, err := r.read(ctx)
+	return backups, err
+}
+
+// Strays returns the manifests that are no backups where they lie: in a folder of
+// their own, or under another name than their own. The files that they name are
+// kept all the same.
+func (r *Repo) Strays(ctx context.Context) ([]Backup, error) {
+	backups, strays, err := r.names(ctx)
 	if err != nil {
 		return nil, err
 	}
+	others, err := r.readNames(ctx, slices.DeleteFunc(backups, func(b Backup) bool { return b.Key == manifestKey(b.ID) }))
+	if err != nil {
+		return nil, err
+	}
+	if strays, err = r.readNames(ctx, strays); err != nil {
+		return nil, err
+	}
+	_, others = apart(others)
+	return append(strays, others...), nil
+}
+
+// read returns all backups, newest first, and the strays.
+func (r *Repo) read(ctx context.Context) (backups, strays []Backup, err error) {
+	if backups, strays, err = r.names(ctx); err != nil {
+		return nil, nil, err
+	}
+	if backups, err = r.readNames(ctx, backups); err != nil {
+		return nil, nil, err
+	}
+	if strays, err = r.readNames(ctx, strays); err != nil {
+		return nil, nil, err
+	}
+	backups, more := apart(backups)
+	sortNewest(backups)
+	return backups, append(strays, more...), nil
+}
+
+// readNames reads the manifests of backups that were listed, and leaves out those
+// that were removed meanwhile.
+func (r *Repo) readNames(ctx context.Context, backups []Backup) ([]Backup, error) {
 	for i := range backups {
-		b := &backups[i]
-		b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+		r.readBackup(ctx, &backups[i])
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
-	backups = slices.DeleteFunc(backups, func(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) }) // removed meanwhile
-	sortNewest(backups)
-	return backups, nil
+	return slices.DeleteFunc(backups, removedMeanwhile), nil
+}
+
+func removedMeanwhile(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) }
+
+// readBackup reads the manifest of a backup, unless the listing told that it
+// cannot be read.
+func (r *Repo) readBackup(ctx context.Context, b *Backup) {
+	if b.Err == nil {
+		b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+	}
+}
+
+// apart tells backups from strays by what their manifests say. Those of the
+// original system may have any name.
+func apart(all []Backup) (backups, strays []Backup) {
+	backups = all[:0]
+	for _, b := range all {
+		if b.Key != manifestKey(b.ID) && b.Manifest != nil && b.Manifest.Format > 0 {
+			strays = append(strays, b)
+		} else {
+			backups = append(backups, b)
+		}
+	}
+	return backups, strays
 }
 
 func sortNewest(backups []Backup) {
@@ -71,19 +131,39 @@ func sortNewest(backups []Backup) {
 	})
 }
 
-// names lists the backups without reading their manifests.
-func (r *Repo) names(ctx context.Context) ([]Backup, error) {
-	var backups []Backup
-	err := r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
-		if strings.HasSuffix(i.Key, jsonSuffix) && i.Key != latestManifest {
-			backups = append(backups, Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified, size: i.Size})
+// names lists the backups without reading their manifests, each under an id of its
+// own, and those manifests apart that cannot be backups where they lie.
+func (r *Repo) names(ctx context.Context) (backups, strays []Backup, err error) {
+	ids := make(map[string]bool)
+	var others []Backup // that have not the name that tenantkeep gives
+	err = r.storage.List(ctx, manifestPrefix, func(i storage.Info) error {
+		if !strings.HasSuffix(i.Key, jsonSuffix) || i.Key == latestManifest {
+			return nil
+		}
+		b := Backup{ID: idOf(i.Key), Key: i.Key, modified: i.Modified, size: i.Size}
+		if i.Problem != "" {
+			b.Err = errors.New(i.Problem)
+		}
+		if b.Key == manifestKey(b.ID) {
+			ids[b.ID] = true
+			backups = append(backups, b)
+		} else {
+			others = append(others, b)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, nil, fmt.Errorf("list backups: %w", err)
 	}
-	return backups, nil
+	for _, b := range others {
+		if path.Dir(b.Key)+"/" != manifestPrefix || ids[b.ID] {
+			strays = append(strays, b)
+		} else {
+			ids[b.ID] = true
+			backups = append(backups, b)
+		}
+	}
+	return backups, strays, nil
 }
 
 // later orders backups of one second by their ids: "_10" is newer than "_9".
@@ -95,7 +175,7 @@ func later(a, b Backup) int {
 // first, until it returns false. A manifest is read when its turn comes, so that
 // few are where few are needed.
 func (r *Repo) Newest(ctx context.Context, yield func(Backup) bool) error {
-	backups, err := r.names(ctx)
+	backups, _, err := r.names(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,11 +186,14 @@ func (r *Repo) Newest(ctx context.Context, yield func(Backup) bool) error {
 		return later(a, b)
 	})
 	for _, b := range backups {
-		b.Manifest, b.Err = r.readManifest(ctx, b.Key)
+		r.readBackup(ctx, &b)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !errors.Is(b.Err, fs.ErrNotExist) && !yield(b) {
+		if _, strays := apart([]Backup{b}); len(strays) > 0 || removedMeanwhile(b) {
+			continue
+		}
+		if !yield(b) {
 			return nil
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strings"
+	"slices"
 
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
@@ -21,11 +21,11 @@ func (r *Repo) Orphans(ctx context.Context) ([]storage.Info, error) {
 	if err := r.listFiles(ctx, func(i storage.Info) { files = append(files, i) }); err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
-	backups, err := r.List(ctx)
+	backups, strays, err := r.read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
-	named, err := namedBy(backups)
+	named, err := namedBy(backups, strays)
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
@@ -55,9 +55,9 @@ func (r *Repo) listFiles(ctx context.Context, yield func(storage.Info)) error {
 // namedBy returns the keys of all files that backups name: their own, and those
 // of earlier backups. One whose manifest cannot be read is an error that matches
 // errUnreadable.
-func namedBy(backups []Backup) (map[string]bool, error) {
+func namedBy(lists ...[]Backup) (map[string]bool, error) {
 	named := make(map[string]bool)
-	for _, b := range backups {
+	for _, b := range slices.Concat(lists...) {
 		if b.Err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", errUnreadable, b.Key, b.Err)
 		}
@@ -119,13 +119,9 @@ func (r *Repo) RemoveRemains(ctx context.Context) (removed []storage.Info, err e
 			return removed, err
 		}
 	}
-	var marks []storage.Info
-	err = r.storage.List(ctx, runPrefix, func(i storage.Info) error {
-		marks = append(marks, i)
-		return nil
-	})
+	marks, err := r.marks(ctx)
 	if err != nil {
-		return removed, fmt.Errorf("find marks of dead runs: %w", err)
+		return removed, err
 	}
 	files, known, err := r.remainsOf(ctx, marks)
 	if err != nil {
@@ -134,14 +130,16 @@ func (r *Repo) RemoveRemains(ctx context.Context) (removed []storage.Info, err e
 	if !known {
 		return removed, r.storage.Sync(ctx)
 	}
-	// The marks go last: without them nobody would know the files for remains.
-	for _, i := range append(files, marks...) {
-		if err := r.storage.Delete(ctx, i.Key); err != nil {
+	// The marks go last, once the files are gone for good: without them nobody
+	// would know the files for remains.
+	for _, list := range [][]storage.Info{files, marks} {
+		gone, err := r.delete(ctx, list)
+		removed = append(removed, gone...)
+		if err != nil {
 			return removed, err
 		}
-		removed = append(removed, i)
 	}
-	return removed, r.storage.Sync(ctx)
+	return removed, nil
 }
 
 // remainsOf returns the files that the runs of these marks wrote and that no
@@ -160,10 +158,10 @@ func (r *Repo) remainsOf(ctx context.Context, marks []storage.Info) (files []sto
 	}
 	dead := make(map[string]bool)
 	for _, i := range marks {
-		dead[strings.TrimSuffix(path.Base(i.Key), jsonSuffix)] = true
+		dead[idOf(i.Key)] = true
 	}
 	for _, i := range orphans {
-		if dead[runOf(i.Key)] {
+		if dead[runOf(i.Key)] && i.Problem == "" {
 			files = append(files, i)
 		}
 	}

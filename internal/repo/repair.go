@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -59,6 +60,8 @@ type Rebuild struct {
 	Manifest *manifest.Manifest
 	Broken   string // what is wrong with the one that is there; empty: there is none
 	Note     string // what to know of it; may be empty
+
+	was []byte // the manifest that is there; nil: there is none
 }
 
 // Loss is something that cannot be restored any more.
@@ -92,15 +95,22 @@ type RepairOptions struct {
 
 // survey is what there is in a repository.
 type survey struct {
-	sizes   map[string]int64    // of data files and media, by key
-	backups []Backup            // whose manifests can be read, the newest first
-	broken  map[string]Backup   // by id
-	newer   map[string]bool     // by id, of a format that this version does not know
-	marks   map[string]bool     // by id
-	guards  map[string]bool     // by id
-	free    []storage.Info      // data files that no manifest names
-	unknown map[string][]string // of those, the keys of files whose index cannot be read, by the id in their names
-	plan    *RepairPlan
+	sizes     map[string]int64              // of data files and media, by key
+	data      []storage.Info                // data files
+	backups   []Backup                      // whose manifests can be read, the newest first
+	readable  map[string]*manifest.Manifest // theirs, by id
+	owned     map[string]bool               // data files that these name as their own
+	named     map[string]bool               // and all that these name
+	broken    map[string]Backup             // by id
+	changed   map[string]*manifest.Manifest // of those, what the ones say that only fail their digest
+	newer     map[string]bool               // by id, of a format that this version does not know
+	marks     map[string]bool               // by id
+	guards    map[string]bool               // by id
+	removals  []removal
+	elsewhere map[string]string    // keys of manifests in other places, by id
+	unknown   map[string][]string  // keys of data files whose index cannot be read, by the id in their names
+	lent      map[string]candidate // data files of earlier backups that changed manifests name, by key
+	plan      *RepairPlan
 }
 
 // PlanRepair finds out what can be repaired and what is lost. It changes
@@ -115,7 +125,21 @@ func (r *Repo) PlanRepair(ctx context.Context, o RepairOptions) (*RepairPlan, er
 		return nil, err
 	}
 	for _, group := range groupByRun(files) {
-		s.rebuild(group, r.now())
+		s.rebuild(group[0].index.Header.Backup, group, r.now())
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.changed)) {
+		if s.broken[id].Err != nil { // nothing is left of its own files
+			s.rebuild(id, nil, r.now())
+		}
+	}
+	for i := range s.plan.Rebuild {
+		re := &s.plan.Rebuild[i]
+		if re.Broken == "" {
+			continue
+		}
+		if re.was, err = r.content(ctx, re.Key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	s.judge()
 	return s.plan, nil
@@ -123,66 +147,118 @@ func (r *Repo) PlanRepair(ctx context.Context, o RepairOptions) (*RepairPlan, er
 
 func (r *Repo) survey(ctx context.Context) (*survey, error) {
 	s := &survey{
-		sizes: map[string]int64{}, broken: map[string]Backup{}, newer: map[string]bool{}, marks: map[string]bool{}, guards: map[string]bool{},
-		unknown: map[string][]string{}, plan: &RepairPlan{},
+		sizes: map[string]int64{}, readable: map[string]*manifest.Manifest{}, owned: map[string]bool{}, named: map[string]bool{},
+		broken: map[string]Backup{}, changed: map[string]*manifest.Manifest{}, newer: map[string]bool{}, marks: map[string]bool{},
+		guards: map[string]bool{}, elsewhere: map[string]string{}, unknown: map[string][]string{}, lent: map[string]candidate{}, plan: &RepairPlan{},
 	}
-	var data []storage.Info
 	// In this order, so that a backup that ends meanwhile is found by its mark or
 	// its manifest.
 	for _, prefix := range []string{dataPrefix, mediaPrefix, runPrefix} {
 		err := r.storage.List(ctx, prefix, func(i storage.Info) error {
 			switch prefix {
 			case runPrefix:
-				s.marks[strings.TrimSuffix(path.Base(i.Key), jsonSuffix)] = true
+				s.marks[idOf(i.Key)] = true
 				return nil
 			case dataPrefix:
-				data = append(data, i)
+				s.data = append(s.data, i)
 			}
-			s.sizes[i.Key] = i.Size
+			if i.Problem == "" {
+				s.sizes[i.Key] = i.Size
+			}
 			return nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list repository: %w", err)
 		}
 	}
-	all, err := r.List(ctx)
+	all, strays, err := r.read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	named := map[string]bool{}
-	for _, b := range all {
-		id, guard := strings.CutSuffix(b.ID+jsonSuffix, guardSuffix)
-		switch {
-		case guard:
-			s.guards[id] = true
-		case b.Err == nil:
-			s.backups = append(s.backups, b)
-			for _, f := range b.files() {
-				named[f] = true
-			}
-		default:
-			if _, ok := errors.AsType[*manifest.FormatError](b.Err); ok {
-				s.newer[b.ID] = true
-				s.lose(Loss{Backup: b.ID, File: b.Key, Problem: b.Err.Error()})
-				continue
-			}
-			s.broken[b.ID] = b
+	if s.removals, err = r.removals(ctx); err != nil {
+		return nil, err
+	}
+	for _, b := range strays {
+		if b.Err == nil && b.Manifest.ID != "" {
+			s.elsewhere[b.Manifest.ID] = b.Key
 		}
 	}
+	for _, b := range all {
+		if err := r.assess(ctx, s, b); err != nil {
+			return nil, err
+		}
+	}
+	return s, r.resume(ctx, s)
+}
+
+// assess finds out what a manifest is worth.
+func (r *Repo) assess(ctx context.Context, s *survey, b Backup) error {
+	id, guard := strings.CutSuffix(b.ID+jsonSuffix, guardSuffix)
+	_, newer := errors.AsType[*manifest.FormatError](b.Err)
+	switch {
+	case guard:
+		s.guards[id] = true
+	case b.Err == nil:
+		s.backups = append(s.backups, b)
+		s.readable[b.ID] = b.Manifest
+		for _, key := range b.files() {
+			s.named[key] = true
+		}
+		for _, key := range b.ownFiles() {
+			s.owned[key] = true
+		}
+	case newer:
+		s.newer[b.ID] = true
+		s.lose(Loss{Backup: b.ID, File: b.Key, Problem: b.Err.Error()})
+	default:
+		s.broken[b.ID] = b
+		if errors.Is(b.Err, manifest.ErrChanged) {
+			return r.readChanged(ctx, s, b.ID, b.Key)
+		}
+	}
+	return nil
+}
+
+// readChanged reads a manifest of a backup whatever its digest is. One that cannot
+// be read is none.
+func (r *Repo) readChanged(ctx context.Context, s *survey, id, key string) error {
+	o, err := r.storage.Open(ctx, key)
+	if err != nil {
+		return ctx.Err()
+	}
+	defer o.Close()
+	if m, err := manifest.DecodeChanged(io.NewSectionReader(o, 0, o.Size())); err == nil && m.Format > 0 && m.ID == id {
+		s.changed[id] = m
+	}
+	return ctx.Err()
+}
+
+// resume finds repairs that were interrupted, and what they were about to replace.
+func (r *Repo) resume(ctx context.Context, s *survey) error {
 	for id := range s.guards {
 		switch {
-		case slices.ContainsFunc(s.backups, func(b Backup) bool { return b.ID == id }):
+		case s.readable[id] != nil:
 			s.plan.guards = append(s.plan.guards, id)
-		case s.broken[id].Err == nil && !s.newer[id]:
-			s.broken[id] = Backup{ID: id, Key: guardKey(id), Err: errors.New("a repair was interrupted while it rebuilt it")}
+			continue
+		case s.broken[id].Err != nil || s.newer[id]:
+			continue
+		}
+		s.broken[id] = Backup{ID: id, Key: guardKey(id), Err: errors.New("a repair was interrupted while it rebuilt it")}
+		aside := ""
+		err := r.storage.List(ctx, manifestKey(id)+brokenSuffix, func(i storage.Info) error {
+			if len(i.Key) >= len(aside) { // the last one
+				aside = i.Key
+			}
+			return nil
+		})
+		if err == nil && aside != "" {
+			err = r.readChanged(ctx, s, id, aside)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	for _, i := range data {
-		if !named[i.Key] {
-			s.free = append(s.free, i)
-		}
-	}
-	return s, nil
+	return nil
 }
 
 // files are the data files that a readable backup names.
@@ -197,6 +273,23 @@ func (b Backup) files() (keys []string) {
 		keys = append(keys, f.File)
 	}
 	return append(keys, b.Manifest.Unreadable...)
+}
+
+// ownFiles are those of them that its run wrote. What a rebuilt manifest has only
+// noted as damaged is looked at again: somebody may have brought the file back.
+func (b Backup) ownFiles() (keys []string) {
+	for _, e := range b.Manifest.Schemas {
+		if key, err := e.Key(b.Manifest.Format); err == nil && wrote(b.Manifest, e) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// wrote reports whether the file of an entry is that of the backup itself, rather
+// than of an earlier one.
+func wrote(m *manifest.Manifest, e manifest.Schema) bool {
+	return e.Filepath != "" && (m.Format == 0 || e.Timestamp == m.ID)
 }
 
 func (s *survey) lose(l Loss) { s.plan.Lost = append(s.plan.Lost, l) }
@@ -216,63 +309,128 @@ type candidate struct {
 // notKnown is what is wrong with a data file without an index.
 const notKnown = "what it holds cannot be found out"
 
-// candidates reads the data files that no manifest names, and keeps those of
-// runs that have no manifest that can be read.
+// candidates reads the data files that no manifest names as its own, and keeps
+// those of runs that have no manifest that can be read, or only one that was
+// rebuilt without them. That other backups refer to a file changes nothing.
 func (r *Repo) candidates(ctx context.Context, s *survey, o RepairOptions) (list []candidate, err error) {
-	var check []Backup
-	for _, i := range s.free {
-		id := runOf(i.Key)
+	lent := s.filesLent()
+	for _, i := range s.data {
+		if s.owned[i.Key] && !lent[i.Key] {
+			continue
+		}
 		c := candidate{Info: i}
-		switch {
-		case s.newer[id]:
-			continue
-		case s.unfinished(id):
-			s.unused(i, "its run has not ended, or was killed before it did: the next backup removes what is left of it")
-			continue
+		c.index, err = r.dataIndex(ctx, i.Key)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
-		if c.index, err = r.dataIndex(ctx, i.Key); err != nil {
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			s.lose(Loss{Backup: id, File: i.Key, Problem: notKnown + ": " + err.Error()})
-			s.unknown[id] = append(s.unknown[id], i.Key)
-			continue
-		}
-		h := c.index.Header
-		switch {
-		case !wholeID.MatchString(h.Backup) || h.Schema == "" || h.Started.IsZero():
-			s.lose(Loss{Backup: id, Schema: h.Schema, Tenant: h.Tenant, File: i.Key, Problem: "no manifest names it, and it does not say which backup it belongs to"})
-			continue
-		case s.newer[h.Backup]:
-			continue
-		case s.unfinished(h.Backup):
-			s.unused(i, "its run has not ended, or was killed before it did")
-			continue
-		case slices.ContainsFunc(s.backups, func(b Backup) bool { return b.ID == h.Backup }):
-			s.unused(i, "the manifest of backup %s does not name it", h.Backup)
+		fits := !s.owned[i.Key] && s.isCandidate(c, err)
+		if err != nil || !fits && !lent[i.Key] {
 			continue
 		}
 		if err := r.hash(ctx, &c); err != nil {
 			return nil, err
 		}
-		if c.damaged == nil {
-			check = append(check, Backup{ID: i.Key, Manifest: manifestOf(c)})
+		if lent[i.Key] {
+			s.lent[i.Key] = c
 		}
-		list = append(list, c)
+		if fits {
+			list = append(list, c)
+		}
 	}
-	if len(check) == 0 {
-		return list, nil
+	return list, s.check(ctx, list, o)
+}
+
+// filesLent are the files of earlier backups that changed manifests name.
+func (s *survey) filesLent() map[string]bool {
+	lent := map[string]bool{}
+	for _, m := range s.changed {
+		for _, e := range m.Schemas {
+			if e.Filepath != "" && !wrote(m, e) {
+				lent[e.Filepath] = true
+			}
+		}
 	}
-	damaged, err := o.Check(ctx, check)
+	return lent
+}
+
+// isCandidate reports whether a manifest may be made of a data file that none names
+// as its own, and tells why not where nobody refers to it. errIndex says that its
+// index cannot be read.
+func (s *survey) isCandidate(c candidate, errIndex error) bool {
+	id, referred := runOf(c.Key), s.named[c.Key]
+	unused := func(format string, args ...any) {
+		if !referred {
+			s.unused(c.Info, format, args...)
+		}
+	}
+	switch {
+	case s.newer[id]:
+		return false
+	case s.unfinished(id):
+		unused("its run has not ended, or was killed before it did: the next backup removes what is left of it")
+		return false
+	case !referred && slices.ContainsFunc(s.removals, func(n removal) bool { return n.names(c.Key) }):
+		unused("a cleanup was removing its backup and was interrupted: the next one ends that")
+		return false
+	case errIndex != nil:
+		if !referred {
+			s.lose(Loss{Backup: id, File: c.Key, Problem: notKnown + ": " + errIndex.Error()})
+		}
+		s.unknown[id] = append(s.unknown[id], c.Key)
+		return false
+	}
+	h := c.index.Header
+	m := s.readable[h.Backup]
+	switch {
+	case !wholeID.MatchString(h.Backup) || h.Schema == "" || h.Started.IsZero():
+		if !referred {
+			s.lose(Loss{Backup: id, Schema: h.Schema, Tenant: h.Tenant, File: c.Key, Problem: "no manifest names it, and it does not say which backup it belongs to"})
+		}
+	case s.newer[h.Backup]:
+	case s.unfinished(h.Backup):
+		unused("its run has not ended, or was killed before it did")
+	case m != nil && m.Rebuilt.IsZero():
+		unused("the manifest of backup %s does not name it", h.Backup)
+	case m == nil && s.elsewhere[h.Backup] != "":
+		s.lose(Loss{
+			Backup: h.Backup, Schema: h.Schema, Tenant: h.Tenant, File: c.Key,
+			Problem: fmt.Sprintf("its manifest is not where it belongs: move %s to %s", s.elsewhere[h.Backup], manifestKey(h.Backup)),
+		})
+	default:
+		return true
+	}
+	return false
+}
+
+// check reads files to their end, and notes what is wrong with them.
+func (s *survey) check(ctx context.Context, list []candidate, o RepairOptions) error {
+	var files []Backup
+	seen := map[string]bool{}
+	for _, c := range slices.Concat(list, slices.Collect(maps.Values(s.lent))) {
+		if c.damaged == nil && !seen[c.Key] {
+			seen[c.Key] = true
+			files = append(files, Backup{ID: c.Key, Manifest: manifestOf(c)})
+		}
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	damaged, err := o.Check(ctx, files)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for n := range list {
 		if err := damaged[list[n].Key]; err != nil {
 			list[n].damaged = err
 		}
 	}
-	return list, nil
+	for key, c := range s.lent {
+		if err := damaged[key]; err != nil {
+			c.damaged = err
+			s.lent[key] = c
+		}
+	}
+	return nil
 }
 
 // unfinished reports whether a run has a mark and has written no manifest.
@@ -321,15 +479,8 @@ func (r *Repo) hash(ctx context.Context, c *candidate) error {
 func groupByRun(files []candidate) [][]candidate {
 	slices.SortStableFunc(files, func(a, b candidate) int {
 		x, y := a.index.Header, b.index.Header
-		last := func(is bool) int {
-			if is {
-				return 1
-			}
-			return 0
-		}
-		return cmp.Or(strings.Compare(x.Backup, y.Backup),
-			last(x.Schema != manifest.CoreSchema)-last(y.Schema != manifest.CoreSchema), strings.Compare(x.Schema, y.Schema),
-			last(a.damaged != nil)-last(b.damaged != nil), y.Snapshot.Time.Compare(x.Snapshot.Time)) // of one schema twice the newer first
+		return cmp.Or(strings.Compare(x.Backup, y.Backup), compareSchemas(x.Schema, y.Schema),
+			trueLast(a.damaged != nil, b.damaged != nil), y.Snapshot.Time.Compare(x.Snapshot.Time)) // of one schema twice the newer first
 	})
 	var groups [][]candidate
 	for i, c := range files {
@@ -342,63 +493,186 @@ func groupByRun(files []candidate) [][]candidate {
 	return groups
 }
 
-// rebuild makes the manifest of one run.
-func (s *survey) rebuild(files []candidate, now time.Time) {
-	first := files[0].index.Header
-	for _, c := range files {
-		h := c.index.Header
-		if h.Database.Name != first.Database.Name || h.Database.SystemIdentifier != first.Database.SystemIdentifier {
-			for _, c := range files {
-				h := c.index.Header
-				s.lose(Loss{Backup: h.Backup, Schema: h.Schema, Tenant: h.Tenant, File: c.Key, Problem: "files of different backups carry this id: they were copied together from several repositories"})
+// compareSchemas sorts core first, and the others by their names.
+func compareSchemas(a, b string) int {
+	return cmp.Or(trueLast(a != manifest.CoreSchema, b != manifest.CoreSchema), strings.Compare(a, b))
+}
+
+func trueLast(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
+}
+
+// rebuild makes the manifest of one run of its files, of what a manifest says that
+// only fails its digest, as far as the files agree, and of one that was rebuilt
+// before.
+func (s *survey) rebuild(id string, files []candidate, now time.Time) {
+	if s.mixed(files) {
+		return
+	}
+	text, before := s.changed[id], s.readable[id]
+	var m *manifest.Manifest
+	switch {
+	case before != nil:
+		m = copyOf(before)
+	case len(files) > 0:
+		m = manifestOf(files[0])
+		m.Schemas = []manifest.Schema{}
+		for _, c := range files { // the moment of the backup is the first; schemas that changed were taken later
+			if snapshot := c.index.Header.Snapshot; snapshot.Time.Before(m.Snapshot.Time) {
+				m.Snapshot = &snapshot
 			}
-			return
 		}
+	default:
+		m = copyOf(text)
+		m.Schemas = []manifest.Schema{}
 	}
-	m := manifestOf(files[0])
-	m.Schemas, m.Rebuilt = []manifest.Schema{}, now.UTC().Truncate(time.Second)
-	for _, c := range files { // the moment of the backup is the first; schemas that changed were taken later
-		if snapshot := c.index.Header.Snapshot; snapshot.Time.Before(m.Snapshot.Time) {
-			m.Snapshot = &snapshot
-		}
-		if c.index.Header.Type == manifest.Incremental { // which takes new schemas in full
-			m.BackupType = manifest.Incremental
-		}
+	if text != nil {
+		adopt(m, text, len(files) > 0)
 	}
-	taken := map[string]bool{}
-	for _, c := range files {
-		h := c.index.Header
-		switch {
-		case taken[h.Schema]:
-			s.unused(c.Info, "another file of backup %s holds the same schema, as it was later", h.Backup)
-			continue
-		case c.damaged != nil:
-			problem := "its data file is damaged: " + c.damaged.Error()
-			m.Failures = append(m.Failures, manifest.Failure{Schema: h.Schema, Tenant: h.Tenant, Error: problem, File: c.Key})
-			s.lose(Loss{Backup: h.Backup, Schema: h.Schema, Tenant: h.Tenant, File: c.Key, Problem: problem})
-		default:
-			m.Schemas = append(m.Schemas, entryOf(c, m.Snapshot))
-		}
-		taken[h.Schema] = true
+	m.Rebuilt = now.UTC().Truncate(time.Second)
+	added := s.addFiles(m, files)
+	if before != nil && added == 0 {
+		return
 	}
-	m.Unreadable = s.unknown[m.ID]
-	re := Rebuild{ID: m.ID, Key: manifestKey(m.ID), Manifest: m}
-	broken := s.broken[m.ID]
-	delete(s.broken, m.ID)
+	if text != nil {
+		s.addNamed(m, text)
+	}
+	s.addUnknown(m)
+	slices.SortStableFunc(m.Schemas, func(a, b manifest.Schema) int { return compareSchemas(a.Schema, b.Schema) })
+	re := Rebuild{ID: id, Key: manifestKey(id), Manifest: m}
+	broken := s.broken[id]
+	delete(s.broken, id)
 	if broken.Err != nil {
 		re.Broken = broken.Err.Error()
 	}
 	if len(m.Schemas) == 0 {
 		return // it would be a backup of nothing
 	}
-	if m.BackupType == manifest.Incremental {
+	switch {
+	case before != nil:
+		re.Broken = fmt.Sprintf("it was rebuilt before, without %d of them", added)
+	case m.BackupType == manifest.Incremental && text == nil:
 		re.Note = "schemas in which nothing had changed have no file of this backup and are not in it"
 	}
 	if err := m.Validate(); err != nil {
-		s.lose(Loss{Backup: m.ID, File: re.Key, Problem: "no manifest can be made of its files: " + err.Error()})
+		s.lose(Loss{Backup: id, File: re.Key, Problem: "no manifest can be made of its files: " + err.Error()})
 		return
 	}
 	s.plan.Rebuild = append(s.plan.Rebuild, re)
+}
+
+// mixed reports whether the files of one run are of several databases.
+func (s *survey) mixed(files []candidate) bool {
+	for _, c := range files {
+		h, first := c.index.Header, files[0].index.Header
+		if h.Database.Name == first.Database.Name && h.Database.SystemIdentifier == first.Database.SystemIdentifier {
+			continue
+		}
+		for _, c := range files {
+			h := c.index.Header
+			s.lose(Loss{Backup: h.Backup, Schema: h.Schema, Tenant: h.Tenant, File: c.Key, Problem: "files of different backups carry this id: they were copied together from several repositories"})
+		}
+		return true
+	}
+	return false
+}
+
+// copyOf is a copy that can be added to.
+func copyOf(m *manifest.Manifest) *manifest.Manifest {
+	c := *m
+	c.Schemas, c.Failures, c.Unreadable = slices.Clone(m.Schemas), slices.Clone(m.Failures), slices.Clone(m.Unreadable)
+	return &c
+}
+
+// adopt takes over from a changed manifest what no data file tells. filed says that
+// the rest is from one. Days that it does not confirm let no backup go early.
+func adopt(m, text *manifest.Manifest, filed bool) {
+	m.BackupType, m.Parent, m.Finished, m.IncludeMedia = text.BackupType, text.Parent, text.Finished, text.IncludeMedia
+	m.RollbackPoint, m.Failures, m.Unreadable = text.RollbackPoint, slices.Clone(text.Failures), slices.Clone(text.Unreadable)
+	m.Retention = text.Retention
+	if m.Retention == manifest.RetainExactly && text.RetentionDays > 0 && (!filed || m.RetentionDays != text.RetentionDays) {
+		m.Retention = manifest.RetainAtLeast
+	}
+}
+
+// addFiles adds the files of the run itself that are not in the manifest yet, and
+// returns how many schemas it added.
+func (s *survey) addFiles(m *manifest.Manifest, files []candidate) (added int) {
+	taken := map[string]bool{}
+	for _, e := range m.Schemas {
+		taken[e.Schema] = true
+	}
+	for _, c := range files {
+		h := c.index.Header
+		if h.Type == manifest.Incremental { // which takes new schemas in full
+			m.BackupType = manifest.Incremental
+		}
+		switch {
+		case taken[h.Schema]:
+			s.unused(c.Info, "another file of backup %s holds the same schema, as it was later", h.Backup)
+			continue
+		case c.damaged != nil:
+			s.fail(m, h.Schema, h.Tenant, c.Key, "its data file is damaged: "+c.damaged.Error())
+		default:
+			m.Failures = slices.DeleteFunc(m.Failures, func(f manifest.Failure) bool { return f.Schema == h.Schema })
+			m.Unreadable = slices.DeleteFunc(m.Unreadable, func(key string) bool { return key == c.Key })
+			m.Schemas = append(m.Schemas, entryOf(c, m.Snapshot))
+			added++
+		}
+		taken[h.Schema] = true
+	}
+	return added
+}
+
+// addNamed adds the schemas that a changed manifest names and whose files are those
+// of earlier backups, as far as they are what it says, and notes what it names and
+// is not there.
+func (s *survey) addNamed(m, text *manifest.Manifest) {
+	for _, e := range text.Schemas {
+		if slices.ContainsFunc(m.Schemas, func(have manifest.Schema) bool { return have.Schema == e.Schema }) ||
+			slices.ContainsFunc(m.Failures, func(f manifest.Failure) bool { return f.Schema == e.Schema }) {
+			continue
+		}
+		c, found := s.lent[e.Filepath]
+		_, there := s.sizes[e.Filepath]
+		switch {
+		case !there:
+			s.fail(m, e.Schema, e.Tenant, e.Filepath, ErrMissing.Error())
+		case !found:
+			s.fail(m, e.Schema, e.Tenant, e.Filepath, "its data file is not of this backup, or cannot be read")
+		case c.damaged != nil:
+			s.fail(m, e.Schema, e.Tenant, e.Filepath, "its data file is damaged: "+c.damaged.Error())
+		case c.hash != e.Hash || c.index.Header.Schema != e.Schema:
+			s.fail(m, e.Schema, e.Tenant, e.Filepath, "its data file, which is of an earlier backup, is not what the manifest says")
+		default:
+			kept := entryOf(c, &c.index.Header.Snapshot)
+			kept.Tenant, kept.Snapshot = e.Tenant, e.Snapshot
+			m.Schemas = append(m.Schemas, kept)
+		}
+	}
+}
+
+// fail notes a schema that the manifest lacks. Its file, where there is one, is kept.
+func (s *survey) fail(m *manifest.Manifest, schema, tenant, file, problem string) {
+	s.lose(Loss{Backup: m.ID, Schema: schema, Tenant: tenant, File: file, Problem: problem})
+	m.Failures = append(slices.DeleteFunc(m.Failures, func(f manifest.Failure) bool { return f.Schema == schema }),
+		manifest.Failure{Schema: schema, Tenant: tenant, Error: problem, File: file})
+}
+
+// addUnknown adds the files that nobody knows what is in.
+func (s *survey) addUnknown(m *manifest.Manifest) {
+	for _, key := range s.unknown[m.ID] {
+		if !slices.Contains(m.Unreadable, key) && !slices.ContainsFunc(m.Failures, func(f manifest.Failure) bool { return f.File == key }) {
+			m.Unreadable = append(m.Unreadable, key)
+		}
+	}
 }
 
 // manifestOf describes a backup of one data file.
@@ -451,7 +725,15 @@ func (s *survey) judge() {
 			}
 		}
 	}
+	completed := map[string]*manifest.Manifest{}
+	for _, re := range s.plan.Rebuild {
+		completed[re.ID] = re.Manifest
+	}
 	for _, b := range s.backups {
+		again := completed[b.ID] != nil
+		if again {
+			b.Manifest = completed[b.ID]
+		}
 		for _, f := range b.Manifest.Failures {
 			if f.File != "" {
 				s.lose(Loss{Backup: b.ID, Schema: f.Schema, Tenant: f.Tenant, File: f.File, Problem: f.Error})
@@ -460,7 +742,9 @@ func (s *survey) judge() {
 		for _, key := range b.Manifest.Unreadable {
 			s.lose(Loss{Backup: b.ID, File: key, Problem: notKnown})
 		}
-		count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) })
+		if !again {
+			count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) })
+		}
 	}
 	for _, re := range s.plan.Rebuild {
 		count(re.ID, re.Manifest, func(manifest.Schema) bool { return true })
@@ -468,6 +752,7 @@ func (s *survey) judge() {
 	slices.SortStableFunc(s.plan.Lost, func(a, b Loss) int {
 		return cmp.Or(strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Schema, b.Schema), strings.Compare(b.Backup, a.Backup), strings.Compare(a.File, b.File))
 	})
+	s.plan.Lost = slices.Compact(s.plan.Lost)
 	slices.SortFunc(s.plan.Unused, func(a, b Unused) int { return strings.Compare(a.Key, b.Key) })
 	told := map[name]bool{}
 	for _, l := range s.plan.Lost {
@@ -552,14 +837,18 @@ func (r *Repo) replaceManifest(ctx context.Context, re Rebuild) (wrote bool, err
 	if err := re.Manifest.Encode(&b); err != nil {
 		return false, err
 	}
-	_, errRead := r.readManifest(ctx, re.Key)
-	newer, isNewer := errors.AsType[*manifest.FormatError](errRead)
-	switch {
-	case errRead == nil:
-		return false, nil // somebody else repaired it
-	case isNewer:
+	m, errRead := r.readManifest(ctx, re.Key)
+	if newer, ok := errors.AsType[*manifest.FormatError](errRead); ok {
 		return false, newer
-	case errors.Is(errRead, fs.ErrNotExist):
+	}
+	switch there, err := r.content(ctx, re.Key); {
+	case errRead == nil && m.Rebuilt.IsZero():
+		return false, nil // somebody brought it back
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return false, err
+	case !bytes.Equal(there, re.was):
+		return false, nil // it is not as it was planned any more
 	default:
 		if err := r.setAside(ctx, re); err != nil {
 			return false, err
@@ -576,19 +865,15 @@ func (r *Repo) replaceManifest(ctx context.Context, re Rebuild) (wrote bool, err
 
 // setAside keeps a manifest under another name, and puts the guard in its place.
 func (r *Repo) setAside(ctx context.Context, re Rebuild) error {
-	content, err := r.read(ctx, re.Key)
-	if err != nil {
-		return err
-	}
 	for n := 1; ; n++ {
 		name := re.Key + brokenSuffix
 		if n > 1 {
 			name += fmt.Sprintf("-%d", n)
 		}
-		err := r.put(ctx, name, content)
+		err := r.put(ctx, name, re.was)
 		if errors.Is(err, fs.ErrExist) {
 			// A repair that was interrupted may have put it there.
-			if there, errRead := r.read(ctx, name); errRead != nil || !bytes.Equal(there, content) {
+			if there, errRead := r.content(ctx, name); errRead != nil || !bytes.Equal(there, re.was) {
 				continue
 			}
 			err = nil
@@ -607,8 +892,8 @@ func (r *Repo) setAside(ctx context.Context, re Rebuild) error {
 	return r.storage.Delete(ctx, re.Key)
 }
 
-// read reads a whole manifest, whatever it holds.
-func (r *Repo) read(ctx context.Context, key string) ([]byte, error) {
+// content reads a whole manifest, whatever it holds.
+func (r *Repo) content(ctx context.Context, key string) ([]byte, error) {
 	o, err := r.storage.Open(ctx, key)
 	if err != nil {
 		return nil, err

@@ -112,6 +112,32 @@ func backFiles(t *testing.T, r *Repo) *manifest.Manifest {
 	return m
 }
 
+// borrowFiles makes an incremental backup in which only core has a file of its own.
+func borrowFiles(t *testing.T, r *Repo, from *manifest.Manifest) *manifest.Manifest {
+	t.Helper()
+	w, err := r.NewBackup(t.Context(), manifest.Incremental)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := writeFile(t.Context(), w, "public", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{
+		RetentionDays: 30, Retention: manifest.RetainExactly, Compressed: true, Compression: "zstd", Database: &manifest.Database{Name: "saas", ServerVersionNum: 150018},
+		Parent: from.ID, Tool: &manifest.Tool{Name: "tenantkeep", Version: "test"}, Snapshot: &manifest.Snapshot{Time: start.Add(time.Second), LSN: "0/1"},
+		Schemas: []manifest.Schema{e}, RollbackPoint: true,
+	}
+	for _, e := range from.Schemas[1:] {
+		e.Snapshot = nil
+		m.Schemas = append(m.Schemas, e)
+	}
+	if err := w.Finish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 func plan(t *testing.T, r *Repo) *RepairPlan {
 	t.Helper()
 	p, err := r.PlanRepair(t.Context(), RepairOptions{Check: checkFrames(r.storage)})
@@ -391,6 +417,196 @@ func TestRepairReports(t *testing.T) {
 	}
 }
 
+// What is not any more as it was planned is left alone.
+func TestRepairLate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	disk := newStore(t, dir)
+	r := Open(disk, options())
+	missing, broken := backFiles(t, r), backFiles(t, r)
+	texts := map[string][]byte{}
+	for _, m := range []*manifest.Manifest{missing, broken} {
+		texts[m.ID] = storagetest.Get(t, disk, manifestKey(m.ID))
+	}
+	spoil(t, dir, manifestKey(broken.ID), half)
+	if err := disk.Delete(t.Context(), manifestKey(missing.ID)); err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, r)
+	if len(p.Rebuild) != 2 {
+		t.Fatalf("plan %+v", p)
+	}
+	storagetest.Put(t, disk, manifestKey(missing.ID), texts[missing.ID])
+	spoil(t, dir, manifestKey(broken.ID), half) // once more
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) > 0 {
+		t.Errorf("rebuilt %v, %v", done, err)
+	}
+	p = plan(t, r)
+	spoil(t, dir, manifestKey(broken.ID), func([]byte) []byte { return texts[broken.ID] })
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) > 0 {
+		t.Errorf("rebuilt %v, %v", done, err)
+	}
+	if left := storagetest.Keys(t, disk, manifestPrefix); len(left) != 2 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// A backup to whose files later ones refer is rebuilt whole, and completed when a
+// file comes back.
+func TestRepairLent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	disk := newStore(t, dir)
+	r := Open(disk, options())
+	full := backFiles(t, r)
+	incremental := borrowFiles(t, r, full)
+	if p := plan(t, r); p.Work() || len(p.Lost)+len(p.Unused) > 0 {
+		t.Errorf("a sound repository needs %+v", p)
+	}
+	away := filepath.Join(dir, "away")
+	core, acme := filepath.Join(dir, filepath.FromSlash(full.Schemas[0].Filepath)), full.Schemas[1].Filepath
+	good := storagetest.Get(t, disk, acme)
+	spoil(t, dir, acme, half)
+	if err := errors.Join(disk.Delete(t.Context(), manifestKey(full.ID)), os.Rename(core, away)); err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, r)
+	if len(p.Rebuild) != 1 || len(p.Rebuild[0].Manifest.Schemas) != 1 || p.Rebuild[0].Manifest.Unreadable[0] != acme || p.Rebuild[0].ID != full.ID {
+		t.Fatalf("plan %+v", p)
+	}
+	repair(t, r)
+	if p := plan(t, r); p.Work() {
+		t.Errorf("repaired, it needs %+v", p)
+	}
+	spoil(t, dir, acme, func([]byte) []byte { return good })
+	if err := os.Rename(away, core); err != nil {
+		t.Fatal(err)
+	}
+	p = plan(t, r)
+	if len(p.Rebuild) != 1 || !strings.Contains(p.Rebuild[0].Broken, "rebuilt before, without 2 of them") || len(p.Lost) > 0 {
+		t.Fatalf("plan %+v", p)
+	}
+	if diff := cmp.Diff([]string{full.ID}, repair(t, r)); diff != "" {
+		t.Errorf("completed (-want +got):\n%s", diff)
+	}
+	rebuilt, bad := listed(t, r)
+	if got := rebuilt[full.ID]; len(bad) > 0 || len(got.Schemas) != 3 || got.BackupType != manifest.Full || rebuilt[incremental.ID].Partial() {
+		t.Errorf("rebuilt %+v, %v", got, bad)
+	}
+	if p := plan(t, r); p.Work() || len(p.Lost) > 0 {
+		t.Errorf("completed, it needs %+v", p)
+	}
+	// A manifest that lies elsewhere is better than one that is rebuilt.
+	text := storagetest.Get(t, disk, manifestKey(incremental.ID))
+	storagetest.Put(t, disk, "manifests/old/x.json", text)
+	if err := disk.Delete(t.Context(), manifestKey(incremental.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if p := plan(t, r); p.Work() || len(p.Lost) != 1 || !strings.Contains(p.Lost[0].Problem, "move manifests/old/x.json to "+manifestKey(incremental.ID)) {
+		t.Errorf("plan %+v", p)
+	}
+}
+
+// Of a manifest that only fails its digest stays what the files prove, and what
+// does not is told of.
+func TestRepairChanged(t *testing.T) {
+	t.Parallel()
+	edit := func(old, to string) func([]byte) []byte {
+		return func(b []byte) []byte {
+			if !bytes.Contains(b, []byte(old)) {
+				t.Errorf("there is no %s in %s", old, b)
+			}
+			return bytes.Replace(b, []byte(old), []byte(to), 1)
+		}
+	}
+	for name, test := range map[string]struct {
+		change  func(dir string, full, m *manifest.Manifest)
+		schemas []string
+		lost    []string
+		days    manifest.Retention
+	}{
+		"days": {func(dir string, _, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(`"retention_days": 30`, `"retention_days": 40`))
+		}, []string{"public", "acme", "zeta"}, nil, manifest.RetainAtLeast},
+		"rows": {func(dir string, _, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(`"tables": 1`, `"tables": 7`))
+		}, []string{"public", "acme", "zeta"}, nil, manifest.RetainExactly},
+		"hash of a file of its own": {func(dir string, _, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(m.Schemas[0].Hash[:15], "sha256:00000000"))
+		}, []string{"public", "acme", "zeta"}, nil, manifest.RetainExactly},
+		"hash of an earlier file": {func(dir string, _, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(m.Schemas[1].Hash[:15], "sha256:00000000"))
+		}, []string{"public", "zeta"}, []string{"acme"}, manifest.RetainExactly},
+		"schema of an earlier file": {func(dir string, _, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(`"schema": "zeta"`, `"schema": "zetb"`))
+		}, []string{"public", "acme"}, []string{"zetb"}, manifest.RetainExactly},
+		"an earlier file damaged too": {func(dir string, full, m *manifest.Manifest) {
+			spoil(t, dir, full.Schemas[2].Filepath, flip)
+			spoil(t, dir, manifestKey(m.ID), edit(`"size":`, `"size" :`))
+		}, []string{"public", "acme"}, []string{"zeta"}, manifest.RetainExactly},
+		"files gone": {func(dir string, full, m *manifest.Manifest) {
+			spoil(t, dir, manifestKey(m.ID), edit(`"size":`, `"size" :`))
+			for _, key := range []string{m.Schemas[0].Filepath, full.Schemas[1].Filepath} {
+				if err := os.Remove(filepath.Join(dir, filepath.FromSlash(key))); err != nil {
+					t.Error(err)
+				}
+			}
+		}, []string{"zeta"}, []string{"acme", "public"}, manifest.RetainAtLeast},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			r := Open(newStore(t, dir), options())
+			full := backFiles(t, r)
+			m := borrowFiles(t, r, full)
+			test.change(dir, full, m)
+			p := plan(t, r)
+			if len(p.Rebuild) != 1 || !strings.Contains(p.Rebuild[0].Broken, "its digest") {
+				t.Fatalf("plan %+v", p)
+			}
+			repair(t, r)
+			b, err := r.Load(t.Context(), m.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := b.Manifest
+			var schemas, lost []string
+			for _, e := range got.Schemas {
+				schemas = append(schemas, e.Schema)
+				i := slices.IndexFunc(m.Schemas, func(o manifest.Schema) bool { return o.Schema == e.Schema })
+				if diff := cmp.Diff(m.Schemas[i], e); diff != "" {
+					t.Errorf("entry (-run +rebuilt):\n%s", diff)
+				}
+			}
+			for _, f := range got.Failures {
+				lost = append(lost, f.Schema)
+			}
+			slices.Sort(lost)
+			if diff := cmp.Diff(test.schemas, schemas) + cmp.Diff(test.lost, lost); diff != "" {
+				t.Errorf("schemas and failures (-want +got):\n%s", diff)
+			}
+			for _, p := range []*RepairPlan{p, plan(t, r)} {
+				var told []string
+				for _, l := range p.Lost {
+					if l.Backup == m.ID {
+						told = append(told, l.Schema)
+					}
+				}
+				slices.Sort(told)
+				if diff := cmp.Diff(test.lost, told); diff != "" {
+					t.Errorf("told as lost (-want +got):\n%s", diff)
+				}
+			}
+			if got.BackupType != manifest.Incremental || !got.Partial() || got.Parent != full.ID || !got.RollbackPoint || got.Retention != test.days {
+				t.Errorf("rebuilt %+v", got)
+			}
+			if p := plan(t, r); p.Work() {
+				t.Errorf("repaired, it needs %+v", p)
+			}
+		})
+	}
+}
+
 // Two repositories that were copied together.
 func TestRepairMixed(t *testing.T) {
 	t.Parallel()
@@ -434,8 +650,23 @@ func TestRepairCrashes(t *testing.T) {
 	disk := newStore(t, whole)
 	r := Open(disk, options())
 	sound, missing, broken := backFiles(t, r), backFiles(t, r), backFiles(t, r)
+	changed, lacking := borrowFiles(t, r, sound), backFiles(t, r)
+	spoil(t, whole, manifestKey(changed.ID), func(b []byte) []byte { return bytes.Replace(b, []byte(": 30"), []byte(": 31"), 1) })
 	spoil(t, whole, manifestKey(broken.ID), half)
 	if err := disk.Delete(t.Context(), manifestKey(missing.ID)); err != nil {
+		t.Fatal(err)
+	}
+	// One was rebuilt when a file of it was away.
+	away, back := filepath.Join(t.TempDir(), "away"), filepath.Join(whole, filepath.FromSlash(lacking.Schemas[1].Filepath))
+	if err := errors.Join(disk.Delete(t.Context(), manifestKey(lacking.ID)), os.Rename(back, away)); err != nil {
+		t.Fatal(err)
+	}
+	p := plan(t, r)
+	p.Rebuild = slices.DeleteFunc(p.Rebuild, func(re Rebuild) bool { return re.ID != lacking.ID })
+	if done, err := r.Repair(t.Context(), p); err != nil || len(done) != 1 {
+		t.Fatal(done, err)
+	}
+	if err := os.Rename(away, back); err != nil {
 		t.Fatal(err)
 	}
 	text, data := storagetest.Get(t, disk, manifestKey(broken.ID)), storagetest.Keys(t, disk, "data/")
@@ -461,7 +692,7 @@ func TestRepairCrashes(t *testing.T) {
 			if good[sound.ID] == nil {
 				t.Error("the sound backup is gone")
 			}
-			for _, m := range []*manifest.Manifest{missing, broken} {
+			for _, m := range []*manifest.Manifest{missing, broken, changed} {
 				if got := good[m.ID]; got != nil && len(got.Schemas) != 3 || got == nil && err == nil {
 					t.Errorf("backup %s is %+v after a run that said %v", m.ID, got, err)
 				}
@@ -479,10 +710,15 @@ func TestRepairCrashes(t *testing.T) {
 			}
 			repair(t, r)
 			good, bad = listed(t, r)
-			if len(good) != 3 || len(bad) > 0 {
+			if len(good) != 5 || len(bad) > 0 {
 				t.Errorf("after another repair: %d backups, unreadable %v", len(good), bad)
 			}
-			if there := storagetest.Keys(t, s, "manifests/"); len(there) != 4 {
+			for _, m := range []*manifest.Manifest{changed, lacking} {
+				if got := good[m.ID]; got == nil || len(got.Schemas) != 3 || len(got.Failures) > 0 {
+					t.Errorf("%s is rebuilt as %+v", m.ID, got)
+				}
+			}
+			if there := storagetest.Keys(t, s, "manifests/"); len(there) != 8 {
 				t.Errorf("left: %v", there)
 			}
 		},

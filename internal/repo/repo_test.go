@@ -191,7 +191,7 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// TestOrder: what a manifest names is durable before the manifest is written,
+// TestOrder: the mark of a run is durable before its first file, what a manifest names is durable before the manifest is written,
 // under its name too, and Finish returns after the manifest is durable.
 func TestOrder(t *testing.T) {
 	t.Parallel()
@@ -205,6 +205,7 @@ func TestOrder(t *testing.T) {
 	mustBack(t, Open(&storagetest.Faulty{Storage: newStore(t, t.TempDir()), Before: note}, options()))
 	want := []string{
 		"create runs/20261123_000001.json", "commit runs/20261123_000001.json",
+		"sync",
 		"create data/public_full_20261123_000001.sql", "commit data/public_full_20261123_000001.sql",
 		"create data/acme_full_20261123_000001.sql", "commit data/acme_full_20261123_000001.sql",
 		"create data/%41cme_full_20261123_000001.sql", "commit data/%41cme_full_20261123_000001.sql",
@@ -343,6 +344,9 @@ func TestCrashes(t *testing.T) {
 			if _, err := r.RemoveRemains(t.Context()); err != nil {
 				t.Errorf("removing remains: %v", err)
 			}
+			if orphans, err := r.Orphans(t.Context()); err != nil || len(orphans) > 0 {
+				t.Errorf("files of which nobody knows what they are: %v, %v", orphans, err)
+			}
 			next := mustBack(t, r)
 			if ids := wantWhole(t, r); !slices.Contains(ids, next) || !slices.Contains(ids, before) {
 				t.Errorf("after the next run: %v", ids)
@@ -409,7 +413,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	disk := newStore(t, t.TempDir())
-	r := Open(&storagetest.Faulty{Storage: disk, Before: storagetest.CallAt(storagetest.Sync, 2, cancel)}, options())
+	r := Open(&storagetest.Faulty{Storage: disk, Before: storagetest.CallAt(storagetest.Sync, 3, cancel)}, options())
 	if id, err := back(ctx, r); err != nil || !slices.Contains(wantWhole(t, Open(disk, options())), id) {
 		t.Errorf("cancelled after the manifest: %v", err)
 	}

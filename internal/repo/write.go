@@ -58,7 +58,12 @@ func (r *Repo) NewBackup(ctx context.Context, typ manifest.Type) (*BackupWriter,
 		return nil, err
 	}
 	started := r.now().UTC()
-	id, err := r.reserve(ctx, started)
+	// Where the manifests cannot be listed, the backup would not be found.
+	_, _, err = r.names(ctx)
+	id := ""
+	if err == nil {
+		id, err = r.reserve(ctx, started)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin backup: %w", err), unlock())
 	}
@@ -96,7 +101,11 @@ func (r *Repo) reserve(ctx context.Context, started time.Time) (string, error) {
 		// this id and is done shows now at the latest.
 		free, err := r.absent(ctx, manifestKey(id))
 		if err == nil && free {
-			return id, nil
+			// Durable before the first data file: a file without a mark is taken for
+			// what is left of a backup whose manifest was lost.
+			if err = r.storage.Sync(ctx); err == nil {
+				return id, nil
+			}
 		}
 		if errDelete := r.storage.Delete(context.WithoutCancel(ctx), runKey(id)); err != nil || errDelete != nil {
 			return "", errors.Join(err, errDelete)
@@ -357,7 +366,7 @@ func (w *BackupWriter) checkFiles(ctx context.Context, m *manifest.Manifest) err
 	}
 	if len(earlier) > 0 {
 		err := w.repo.storage.List(ctx, dataPrefix, func(i storage.Info) error {
-			if _, ok := earlier[i.Key]; ok {
+			if _, ok := earlier[i.Key]; ok && i.Problem == "" {
 				earlier[i.Key] = i.Size
 			}
 			return nil
@@ -430,9 +439,9 @@ func (w *BackupWriter) remove(ctx context.Context) error {
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		errs = append(errs, s.Delete(ctx, key))
 	}
-	// The mark goes last, and only after the files: by it the next run finds
-	// what is left of them.
-	if err := errors.Join(errs...); err != nil {
+	// The mark goes last, once the files are gone for good: by it the next run
+	// finds what is left of them.
+	if err := errors.Join(append(errs, s.Sync(ctx))...); err != nil {
 		return err
 	}
 	return errors.Join(s.Delete(ctx, runKey(w.id)), s.Sync(ctx))

@@ -197,6 +197,40 @@ func TestGolden(t *testing.T) {
 			return "Production at 02:00; until the fifth, staging of the same name at 03:00 and one that nobody knows at 04:00.\n" +
 				h.show(h.options(p, h.day("2026-05-01", 9, 12, 0)))
 		},
+		"twice": func(h *history) string {
+			p := Policy{Daily: 2}
+			for n := range 5 {
+				h.add(full(h.day("2026-05-01", n, 2, 0), tenants...))
+			}
+			h.backups = append(h.backups, h.backups[1])
+			o := h.options(p, h.day("2026-05-05", 0, 12, 0))
+			o.AllowDoubtful, o.Unreadable = true, []string{"manifests/old/x.json"}
+			return "Two manifests have the id of one backup, and one in another place cannot be read.\n" + h.show(o)
+		},
+		"retired-database": func(h *history) string {
+			p := Policy{Daily: 3, Weekly: 2, Monthly: 4}
+			moved := &manifest.Database{Name: "shop", SystemIdentifier: "8"}
+			last := full(h.day("2026-01-15", 0, 3, 0), tenants...)
+			last.failed = []string{"acme"}
+			nightly(h, p, "2025-12-01", 46, nil)
+			h.add(last)
+			h.database = nil
+			h.add(full(h.day("2025-12-20", 0, 3, 0), tenants...))
+			h.database = moved
+			text := "A database moved to another server in the middle of January, after a night that failed in part.\n"
+			month := 2
+			for _, days := range []int{40, 62, 150} {
+				now := h.day("2026-01-16", days, 2, 0)
+				for n := days - 4; n < days; n++ {
+					h.add(full(h.day("2026-01-16", n, 2, 0), tenants...))
+				}
+				for ; month < int(now.Month()); month++ {
+					h.add(full(h.day(fmt.Sprintf("2026-%02d-11", month), 0, 4, 0), tenants...))
+				}
+				text += fmt.Sprintf("\nAfter %d days.\n%s", days, h.show(h.options(p, now)))
+			}
+			return text
+		},
 		"clocks": func(h *history) string {
 			p := Policy{Daily: 2}
 			for n := range 5 {

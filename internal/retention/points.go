@@ -10,7 +10,7 @@ import (
 // Unreadable.
 const (
 	Standing Rule = "standing"  // the schema that it is a copy of still stands in the database
-	Unknown  Rule = "unknown"   // whether that schema stands cannot be told
+	Unknown  Rule = "unknown"   // whether that schema stands, or whether it is a rollback point, cannot be told
 	OnlyCopy Rule = "only-copy" // no backup has been made of the schema since
 )
 
@@ -52,6 +52,9 @@ func Points(points, backups []Backup, o PointOptions) []Decision {
 		switch {
 		case p.Manifest == nil:
 			why(Unreadable, "its manifest cannot be read")
+		case !p.Manifest.RollbackPoint && p.Manifest.Rebuilt.IsZero():
+			// The folder of the rollback points may be a link to another repository.
+			why(Unknown, "no restore made it: it is no rollback point")
 		case o.Dead[p.ID]:
 		case age < 0:
 			why(Future, "its time is yet to come: a clock was wrong")

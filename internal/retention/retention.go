@@ -23,8 +23,10 @@ import (
 const young = time.Hour
 
 // dormantAfter is for how long a schema must be missing from the backups of its
-// database before it counts as dropped. Then its periods are counted on the
-// calendar of the database: by its own they would never pass.
+// database before it counts as dropped, and for how long there must be no backup of
+// a database, while there are of others, before that counts as retired. Then its
+// periods are counted on the calendar of the database, or of all: by its own they
+// would never pass.
 const dormantAfter = 60 * 24 * time.Hour
 
 // Backup is a backup as retention sees it.
@@ -52,6 +54,9 @@ type Options struct {
 	AllowDoubtful bool
 	// Interrupted are runs that began and neither ended nor are at work.
 	Interrupted []string
+	// Unreadable are manifests, beside those of the backups, of which nobody knows
+	// what they need.
+	Unreadable []string
 }
 
 // Rule is a ground to keep a backup, or to remove it.
@@ -114,7 +119,11 @@ func (d Decision) Why() string {
 // Hold says that no backup of a database goes, and why.
 type Hold struct {
 	Database string // name; empty: all databases
+	System   string // identifier of its server; empty: it is not known
 	Why      string
+	// Run is a run that has not ended, or was killed; empty: it is about something
+	// else.
+	Run string
 	// Absolute is one that AllowDoubtful does not lift.
 	Absolute bool
 }
@@ -155,8 +164,11 @@ type run struct {
 	facts   []facts // by place
 
 	schemas []*schema
-	holds   []Hold
-	held    string // why nothing at all may go; empty: it may
+	// calendar are the newest days, weeks and months with a complete backup of
+	// any database, as many as the policy counts.
+	calendar [3][]int
+	holds    []Hold
+	held     string // why nothing at all may go; empty: it may
 }
 
 // facts are what is known of a backup.
@@ -194,9 +206,12 @@ type finding struct {
 // that of staging do not outvote each other in one repository.
 type database struct {
 	name    string
+	system  string         // identifier of its server
 	schemas map[string]int // places in run.schemas
 	last    []int          // of the backup that was read last
+	seen    time.Time      // of its newest backup, of whatever quality
 	newest  time.Time      // of its complete backups
+	retired bool           // nothing has been backed up of it for long, of others it has
 	// calendar are the newest days, weeks and months with a complete backup, as
 	// many as the policy counts.
 	calendar [3][]int
@@ -279,7 +294,7 @@ func (r *run) readSchemas() {
 		}
 		d := databases[k]
 		if d == nil {
-			d = &database{name: k.name, schemas: make(map[string]int)}
+			d = &database{name: k.name, system: k.system, schemas: make(map[string]int)}
 			databases[k] = d
 		}
 		f.database = d
@@ -333,12 +348,24 @@ func (r *run) judge() {
 			}
 		}
 	}
+	var newest time.Time
 	for _, i := range r.order {
 		f := &r.facts[i]
-		if f.database == nil || f.future || !f.complete() {
+		d := f.database
+		if d == nil || f.future {
 			continue
 		}
-		d := f.database
+		if newest.IsZero() {
+			newest = r.backups[i].Time
+		}
+		if d.seen.IsZero() {
+			d.seen = r.backups[i].Time
+			// Of the original system nobody knows which database it was.
+			d.retired = newest.Sub(d.seen) > dormantAfter && (d.name != "" || d.system != "")
+		}
+		if !f.complete() {
+			continue
+		}
 		if d.newest.IsZero() {
 			d.newest = r.backups[i].Time
 		}
@@ -350,8 +377,10 @@ func (r *run) judge() {
 			}
 		}
 		for rule, p := range f.periods {
-			if len(d.calendar[rule]) < r.Policy.of(rule) && !slices.Contains(d.calendar[rule], p) {
-				d.calendar[rule] = append(d.calendar[rule], p)
+			for _, c := range []*[]int{&d.calendar[rule], &r.calendar[rule]} {
+				if len(*c) < r.Policy.of(rule) && !slices.Contains(*c, p) {
+					*c = append(*c, p)
+				}
 			}
 		}
 	}
@@ -383,18 +412,27 @@ func (r *run) doubt(i int) string {
 }
 
 // hold finds out of which databases nothing may go: of those whose newest backup
-// is no success, since what it lacks may be what an old one has.
+// is no success, since what it lacks may be what an old one has. A retired one will
+// have no better.
 func (r *run) hold() {
+	seenID := make(map[string]bool, len(r.backups))
 	for _, b := range r.backups {
 		if b.Manifest == nil {
 			r.holdAll(Hold{Why: "the manifest of backup " + b.ID + " cannot be read, and nobody knows what it needs", Absolute: true})
 		}
+		if seenID[b.ID] {
+			r.holdAll(Hold{Why: "two manifests are of backup " + b.ID + ", and nobody knows which of them is meant", Absolute: true})
+		}
+		seenID[b.ID] = true
+	}
+	for _, name := range r.Unreadable {
+		r.holdAll(Hold{Why: "the manifest " + name + " cannot be read, and nobody knows what it needs", Absolute: true})
 	}
 	if r.AllowDoubtful {
 		return
 	}
 	for _, id := range r.Interrupted {
-		r.holdAll(Hold{Why: "the backup run " + id + " has not ended, and none was made since"})
+		r.holdAll(Hold{Why: "the backup run " + id + " has not ended, and none was made since", Run: id})
 	}
 	seen := make(map[*database]bool)
 	for _, i := range r.order {
@@ -403,7 +441,7 @@ func (r *run) hold() {
 			continue
 		}
 		seen[f.database] = true
-		if f.complete() {
+		if f.complete() || f.database.retired {
 			continue
 		}
 		why := "the newest backup, " + r.backups[i].ID + ", " + f.doubtful
@@ -411,7 +449,7 @@ func (r *run) hold() {
 			why = "the newest backup, " + r.backups[i].ID + ", is partial"
 		}
 		f.database.held = why
-		r.holds = append(r.holds, Hold{Database: f.database.name, Why: why})
+		r.holds = append(r.holds, Hold{Database: f.database.name, System: f.database.system, Why: why})
 	}
 }
 
@@ -547,8 +585,15 @@ func (r *run) slotsOf(s *schema, rule int, slots []slot) []slot {
 		return slots
 	}
 	oldest := 0
-	if c := s.database.calendar[rule]; s.dormant() && len(c) == most {
-		oldest = slices.Min(c)
+	var calendar []int
+	switch {
+	case s.database.retired:
+		calendar = r.calendar[rule]
+	case s.dormant():
+		calendar = s.database.calendar[rule]
+	}
+	if len(calendar) == most {
+		oldest = slices.Min(calendar)
 	}
 	counted := 0
 	for _, p := range s.points {

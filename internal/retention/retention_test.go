@@ -209,6 +209,9 @@ func TestPoints(t *testing.T) {
 		h.add(made{at: at(n), typ: manifest.Full, schemas: []string{schema}})
 	}
 	points := h.backups
+	for _, p := range points {
+		p.Manifest.RollbackPoint = true
+	}
 	points[1].Pin = &Pin{Reason: "evidence"}
 	points[5].Manifest.Database = &manifest.Database{Name: "other"}
 	h.backups, h.database = nil, &manifest.Database{Name: "shop", SystemIdentifier: "7"}
@@ -241,6 +244,13 @@ func TestPoints(t *testing.T) {
 	if got, want := rules(o), []Rule{Unknown, Pinned, Unknown, Unknown, Unknown, Unknown}; !slices.Equal(got, want) {
 		t.Errorf("without a database got %v, want %v", got, want)
 	}
+	// What no restore made is none, unless its manifest was rebuilt, which tells less.
+	o.SameDatabase = func(m *manifest.Manifest) bool { return m.Database.Name == "shop" }
+	points[0].Manifest.RollbackPoint, points[2].Manifest.RollbackPoint, points[2].Manifest.Rebuilt = false, false, at(3)
+	if got, want := rules(o), []Rule{Unknown, Pinned, OnlyCopy, OnlyCopy, Standing, Unknown}; !slices.Equal(got, want) {
+		t.Errorf("with a stranger got %v, want %v", got, want)
+	}
+	points[0].Manifest.RollbackPoint, o.SameDatabase = true, nil
 	// Young ones go too, and what somebody wants to keep stays.
 	o.Keep = 37 * 24 * time.Hour
 	o.Dead = map[string]bool{points[1].ID: true, points[2].ID: true, points[5].ID: true}

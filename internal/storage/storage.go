@@ -35,7 +35,9 @@ type Storage interface {
 	// List calls yield for every object whose key begins with prefix, in the
 	// byte order of keys, and stops at the first error, which it returns. What
 	// a Writer has not committed is not listed, nor is anything under
-	// LockPrefix. A storage that does not exist yet is empty.
+	// LockPrefix. A storage that does not exist yet is empty. What may have
+	// objects and cannot be looked into is an error: whoever deletes what he does
+	// not find named anywhere relies on it that the list is whole.
 	List(ctx context.Context, prefix string, yield func(Info) error) error
 
 	// Delete removes an object for good. That it is absent is fine.
@@ -75,6 +77,10 @@ type Info struct {
 	Key      string
 	Size     int64
 	Modified time.Time
+	// Problem says why the object cannot be opened, as far as the listing tells:
+	// something is there that is none. It is never deleted. Empty: nothing is
+	// wrong.
+	Problem string
 }
 
 // Locker is implemented by storages that can hold locks. A lock ends with the
@@ -99,6 +105,9 @@ type Lock interface {
 // LockedError says that others hold a lock.
 type LockedError struct {
 	Holders [][]byte // as they described themselves; empty where they could not
+	// Doubtful are the descriptions, as people find them, whose time lies in the
+	// future, so that nothing tells whether their holders live.
+	Doubtful []string
 }
 
 // Error says that the lock is not free. Who holds it is in a form that only the

@@ -175,6 +175,9 @@ func (r *run) files() (files []*file, size int64) {
 			r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, File: b.Key, Error: "the manifest cannot be read: " + b.Err.Error()})
 			continue
 		}
+		if len(b.Manifest.Schemas)+len(b.Manifest.Failures) == 0 {
+			r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, File: b.Key, Error: "the backup holds no schema"})
+		}
 		for _, e := range b.Manifest.Schemas {
 			if len(r.Schemas) > 0 && !slices.Contains(r.Schemas, e.Schema) && !slices.Contains(r.Schemas, e.Tenant) {
 				continue

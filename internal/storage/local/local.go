@@ -41,7 +41,8 @@ type Store struct {
 	place string        // see where; empty: it is found out
 
 	mu    sync.Mutex
-	dirty map[string]bool // directories, as system paths, whose entries are not durable yet
+	dirty map[string]bool     // directories, as system paths, whose entries are not durable yet
+	ahead map[string]sighting // files of holders whose time lies in the future
 }
 
 var (
@@ -60,7 +61,7 @@ func New(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find directory %s: %w", dir, err)
 	}
-	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool)}, nil
+	return &Store{dir: abs, beat: lockBeat, stale: lockStale, dirty: make(map[string]bool), ahead: make(map[string]sighting)}, nil
 }
 
 // Location is the directory as an absolute path.
@@ -101,8 +102,10 @@ func (s *Store) makeDir(root *os.Root, dir string) error {
 	if dir == "." {
 		return nil
 	}
-	if info, err := root.Stat(dir); err == nil && info.IsDir() {
+	if info, err := root.Lstat(dir); err == nil && info.IsDir() {
 		return nil
+	} else if err == nil {
+		return &folderError{s.path(dir), info.Mode()}
 	}
 	if err := s.makeDir(root, path.Dir(dir)); err != nil {
 		return err
@@ -244,8 +247,11 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 			// The slash puts the keys below where they belong in the byte order.
 			key += "/"
 		}
-		if strings.HasPrefix(key, prefix) || e.IsDir() && strings.HasPrefix(prefix, key) {
+		switch {
+		case strings.HasPrefix(key, prefix), e.IsDir() && strings.HasPrefix(prefix, key):
 			items = append(items, item{key, e})
+		case !e.IsDir() && strings.HasPrefix(prefix, key+"/"):
+			return &folderError{s.path(key), e.Type()}
 		}
 	}
 	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
@@ -260,30 +266,71 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 			}
 			continue
 		}
-		var info fs.FileInfo
-		if item.entry.Type().IsRegular() {
-			info, err = item.entry.Info() // costs half
-		} else {
-			info, err = root.Stat(key) // follows a link as Open does
-		}
+		info, problem, err := s.stat(root, key, item.entry)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted meanwhile, or a link to nothing
+			continue // deleted meanwhile
 		}
 		if err != nil {
 			return fmt.Errorf("list %s: %w", s.path(dir), err)
 		}
-		if info.IsDir() {
-			// Passing over it would show a repository without its backups.
-			return fmt.Errorf("list %s: it is a link to a directory, which is not followed", s.path(key))
-		}
-		if !info.Mode().IsRegular() {
-			continue
-		}
-		if err := yield(storage.Info{Key: key, Size: info.Size(), Modified: info.ModTime()}); err != nil {
+		if err := yield(storage.Info{Key: key, Size: info.Size(), Modified: info.ModTime(), Problem: problem}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stat describes what an entry of a directory leads to, as Open would find it, and
+// says why Open would not. A link to a directory is an error: to pass over it
+// would show a repository without its backups.
+func (s *Store) stat(root *os.Root, key string, e fs.DirEntry) (info fs.FileInfo, problem string, err error) {
+	if e.Type().IsRegular() {
+		info, err = e.Info() // costs half
+		return info, "", err
+	}
+	info, err = root.Stat(key)
+	if err == nil && info.Mode().IsRegular() {
+		return info, "", nil
+	}
+	link, errLink := root.Lstat(key)
+	if errLink != nil {
+		return nil, "", errLink
+	}
+	if link.Mode()&fs.ModeSymlink == 0 {
+		return link, "it is not a file", err
+	}
+	target, errTarget := os.Stat(s.path(key)) // wherever that is
+	switch {
+	case errTarget == nil && target.IsDir():
+		return nil, "", &folderError{s.path(key), fs.ModeSymlink}
+	case err == nil:
+		return link, "it is a link to what is not a file", nil
+	case errTarget == nil:
+		return link, "it is a link that leads out of the repository", nil
+	default:
+		return link, "it is a link that leads nowhere", nil
+	}
+}
+
+// folderError says that something else is where a folder should be.
+type folderError struct {
+	path string
+	mode fs.FileMode
+}
+
+func (e *folderError) Error() string {
+	if e.mode&fs.ModeSymlink != 0 {
+		return e.path + " is a link, which is not followed: what is behind it would not be found"
+	}
+	return e.path + " is not a folder: what should be in it would not be found"
+}
+
+// Hint says what to do.
+func (e *folderError) Hint() string {
+	if e.mode&fs.ModeSymlink != 0 {
+		return "put the folder itself back into its place; to keep it on another disk, mount that there, or move the whole repository and name its new path"
+	}
+	return "move the file away, and put the folder back into its place"
 }
 
 // readDir returns the entries of a directory, none where it does not exist.

@@ -206,16 +206,89 @@ func TestLinksOut(t *testing.T) {
 	if err != nil || len(names) != 1 {
 		t.Errorf("outside is now %v, %v", names, err)
 	}
+}
 
-	// A link in place of the directory of data, even inside, would hide it.
-	other := t.TempDir()
-	s = open(t, other)
-	storagetest.Put(t, s, "elsewhere/a", nil)
-	if err := os.Symlink("elsewhere", filepath.Join(other, "manifests")); err != nil {
+// What is in the place of a folder hides what should be in it: whoever removes what
+// no manifest names must not find that there are none.
+func TestNoFolder(t *testing.T) {
+	t.Parallel()
+	outside := t.TempDir()
+	for name, replace := range map[string]func(dir, folder string) error{
+		"link inside":         func(dir, folder string) error { return os.Symlink("elsewhere", folder) },
+		"link inside, deeper": func(dir, folder string) error { return os.Symlink("elsewhere/deep", folder) },
+		"link out":            func(dir, folder string) error { return os.Symlink(outside, folder) },
+		"disk not mounted":    func(dir, folder string) error { return os.Symlink(filepath.Join(outside, "gone"), folder) },
+		"link to nothing":     func(dir, folder string) error { return os.Symlink("nothing", folder) },
+		"link to a file":      func(dir, folder string) error { return os.Symlink("elsewhere/a", folder) },
+		"file":                func(dir, folder string) error { return os.WriteFile(folder, nil, 0o600) },
+		"pipe":                func(dir, folder string) error { return syscall.Mkfifo(folder, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := open(t, dir)
+			storagetest.Put(t, s, "elsewhere/a", nil)
+			storagetest.Put(t, s, "elsewhere/deep/a", nil)
+			if err := replace(dir, filepath.Join(dir, "manifests")); err != nil {
+				t.Fatal(err)
+			}
+			for _, prefix := range []string{"manifests/", "manifests/backup_manifest_", "manifests/a/b"} {
+				err := s.List(t.Context(), prefix, func(storage.Info) error { return nil })
+				var hint interface{ Hint() string }
+				if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "manifests")) || !errors.As(err, &hint) {
+					t.Errorf("list %s: %v", prefix, err)
+				}
+			}
+			if w, err := s.Create(t.Context(), "manifests/new"); err == nil {
+				t.Errorf("a file was made that no list shows: %v", w.Abort())
+			}
+			if names := storagetest.Keys(t, s, "elsewhere/"); len(names) != 2 {
+				t.Errorf("elsewhere is %v", names)
+			}
+		})
+	}
+}
+
+// A link to a single file, and what is no file, does not stop a listing.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir)
+	storagetest.Put(t, s, "data/real", []byte("real"))
+	want := map[string]string{
+		"data/real": "", "data/inside": "", "data/out": "leads out of the repository", "data/broken": "leads nowhere",
+		"data/gone": "leads nowhere", "data/pipe": "is not a file", "data/device": "leads out of the repository",
+	}
+	for name, target := range map[string]string{
+		"inside": "real", "out": "/etc/hostname", "broken": "nothing", "gone": filepath.Join(dir, "nothing"), "device": "/dev/full",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, "data", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "data", "pipe"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.List(t.Context(), "manifests", func(storage.Info) error { return nil }); err == nil {
-		t.Error("a linked directory lists as empty")
+	found := 0
+	err := s.List(t.Context(), "data/", func(i storage.Info) error {
+		found++
+		if problem, ok := want[i.Key]; !ok || !strings.Contains(i.Problem, problem) || (i.Problem == "") != (problem == "") {
+			t.Errorf("%s: %q, want %q", i.Key, i.Problem, problem)
+		}
+		if o, err := s.Open(t.Context(), i.Key); (err == nil) != (i.Problem == "") {
+			t.Errorf("open %s: %v, %v", i.Key, o, err)
+		}
+		return nil
+	})
+	if err != nil || found != len(want) {
+		t.Errorf("found %d, %v", found, err)
+	}
+	// A folder that is linked hides what it holds.
+	if err := os.Symlink(t.TempDir(), filepath.Join(dir, "data", "folder")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.List(t.Context(), "", func(storage.Info) error { return nil }); err == nil || !strings.Contains(err.Error(), "data/folder is a link") {
+		t.Errorf("list: %v", err)
 	}
 }
 
@@ -230,7 +303,7 @@ func TestOtherFiles(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "data", "fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"data/a", "data/customer a.sql"}
+	want := []string{"data/a", "data/customer a.sql", "data/fifo"}
 	if diff := cmp.Diff(want, storagetest.Keys(t, s, "")); diff != "" {
 		t.Error(diff)
 	}
@@ -351,7 +424,25 @@ func TestFullDisk(t *testing.T) {
 	if err := errors.Join(s.Delete(t.Context(), "data/old"), l.Unlock(), w.Abort()); err != nil {
 		t.Error(err)
 	}
-	storagetest.Put(t, s, "data/new", bytes.Repeat([]byte("n"), 900<<10))
+	// A process that another test starts holds the removed files until its exec.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		w, err := s.Create(t.Context(), "data/new")
+		if err == nil {
+			_, err = w.Write(make([]byte, 900<<10))
+		}
+		if err == nil {
+			err = w.Commit()
+		}
+		if err == nil {
+			break
+		}
+		if w != nil {
+			err = errors.Join(err, w.Abort())
+		}
+		if !errors.Is(err, syscall.ENOSPC) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestReadOnlyDisk(t *testing.T) {
@@ -579,6 +670,43 @@ func TestHolderElsewhere(t *testing.T) {
 
 // TestLockFileRemoved: the file that is locked is another one than that which
 // the holder has locked.
+// The file of a dead holder whose time lies in the future is told of, and does not
+// stay for ever.
+func TestHolderAhead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "locks"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := at(t, dir, "here")
+	refused := func(path string) {
+		t.Helper()
+		_, err := s.Lock(t.Context(), "repository", true, []byte("me"))
+		locked, ok := errors.AsType[*storage.LockedError](err)
+		if !ok || len(locked.Doubtful) != 1 || locked.Doubtful[0] != path {
+			t.Fatalf("error %v, doubtful %q", err, locked.Doubtful)
+		}
+	}
+	for _, age := range []time.Duration{-4 * 365 * 24 * time.Hour, -5 * 365 * 24 * time.Hour} { // its time changes
+		path := leave(t, dir, "repository-x-there-1.json", "the one elsewhere", age)
+		refused(path)
+		refused(path)
+	}
+	s.beat = time.Microsecond
+	for t.Context().Err() == nil {
+		l, err := s.Lock(t.Context(), "repository", true, []byte("me"))
+		if err == nil {
+			if err := l.Unlock(); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "locks", "*"+holderSuffix)); err != nil || len(files) > 0 {
+		t.Errorf("left: %v, %v", files, err)
+	}
+}
+
 func TestLockFileRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -30,7 +30,8 @@ import (
 // system. Only within one of them a lock that is not seen is surely not held:
 // a network file system may be mounted so that locks stay on one machine, and
 // it tells nobody. The file of a holder elsewhere therefore counts as long as
-// it is fresh, which its holder sees to.
+// it is fresh, which its holder sees to. One whose time lies in the future counts as
+// long as that changes.
 const (
 	lockDir        = "locks"
 	lockSuffix     = ".lock"
@@ -106,7 +107,8 @@ func (s *Store) lock(root *os.Root, name string, shared bool, holder []byte) (*l
 	if err := filelock.Try(f, mode); err != nil {
 		switch {
 		case errors.Is(err, filelock.ErrLocked):
-			err = &storage.LockedError{Holders: s.holders(root, name)}
+			found := s.holders(root, name)
+			err = &storage.LockedError{Holders: found.alive, Doubtful: found.doubtful}
 		case filelock.IsUnsupported(err):
 			err = &noLocksError{s.dir, err}
 		default:
@@ -128,8 +130,8 @@ func (s *Store) lock(root *os.Root, name string, shared bool, holder []byte) (*l
 	}
 	// Whoever is found here holds a lock that this file system does not show, or
 	// that of a lock file which somebody removed.
-	if unseen := s.sweep(root, name, l.name, mark, now).conflicts; len(unseen) > 0 {
-		return nil, errors.Join(&storage.LockedError{Holders: unseen}, l.release())
+	if unseen := s.sweep(root, name, l.name, mark, now); len(unseen.conflicts) > 0 {
+		return nil, errors.Join(&storage.LockedError{Holders: unseen.conflicts, Doubtful: unseen.doubtful}, l.release())
 	}
 	return l, nil
 }
@@ -231,20 +233,41 @@ func (l *lock) keep(every time.Duration) {
 
 // holders returns what those who hold a lock say of themselves. One that has
 // just taken the lock is waited for a moment.
-func (s *Store) holders(root *os.Root, name string) [][]byte {
+func (s *Store) holders(root *os.Root, name string) (f found) {
 	for range 5 {
-		if found := s.sweep(root, name, "", markExclusive, time.Now()); len(found.alive) > 0 {
-			return found.alive
+		if f = s.sweep(root, name, "", markExclusive, time.Now()); len(f.alive) > 0 {
+			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return nil
+	return f
+}
+
+// sighting is when the file of a holder was first seen with a time.
+type sighting struct {
+	modified time.Time
+	seen     time.Time
+}
+
+// beats reports whether the file of a holder, whose time lies in the future and
+// tells nothing, may be one that is freshened: its time has changed, or has not been
+// watched for long enough.
+func (s *Store) beats(file string, modified time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, known := s.ahead[file]
+	if !known || !last.modified.Equal(modified) {
+		s.ahead[file] = sighting{modified, time.Now()}
+		return true
+	}
+	return time.Since(last.seen) < 2*s.beat
 }
 
 // found is what a sweep found.
 type found struct {
 	alive     [][]byte // what holders say of themselves that may live
 	conflicts [][]byte // of those, what holders say whose lock excludes that of the caller
+	doubtful  []string // of all, paths of those whose time lies in the future
 }
 
 // sweep reads the files of the holders of a lock, but for own, and removes those
@@ -271,12 +294,20 @@ func (s *Store) sweep(root *os.Root, name, own, mode string, now time.Time) (f f
 		text, errRead := io.ReadAll(io.LimitReader(h, maxHolderBytes))
 		info, errStat := h.Stat()
 		_ = h.Close()
-		fresh := errStat == nil && now.Sub(info.ModTime()) < s.stale
+		fresh, ahead := false, false
+		if errStat == nil {
+			age := now.Sub(info.ModTime())
+			ahead = -age > s.stale
+			fresh = age < s.stale && (!ahead || s.beats(file, info.ModTime()))
+		}
 		switch {
 		case unseen && (place != "" && place == here || !fresh):
 			_ = root.Remove(file)
 		case errRead == nil:
 			f.alive = append(f.alive, text)
+			if ahead && unseen {
+				f.doubtful = append(f.doubtful, s.path(file))
+			}
 			if mode == markExclusive || theirs == markExclusive {
 				f.conflicts = append(f.conflicts, text)
 			}

@@ -31,6 +31,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Storage) {
 		"no overwriting":  testNoOverwriting,
 		"racing writers":  testRacingWriters,
 		"list":            testList,
+		"no folder":       testNoFolder,
 		"delete":          testDelete,
 		"bad keys":        testBadKeys,
 		"cancelled":       testCancelled,
@@ -297,7 +298,7 @@ func testList(t *testing.T, s storage.Storage) {
 		Put(t, s, key, []byte(key))
 	}
 	slices.Sort(keys)
-	for _, prefix := range []string{"", "d", "data", "data/", "data/a", "data/a/", "data/a/b", "manifests/", "manifests/x.json", "none/", "manifests/x.json/"} {
+	for _, prefix := range []string{"", "d", "data", "data/", "data/a", "data/a/", "data/a/b", "manifests/", "manifests/x.json", "none/"} {
 		var want []string
 		for _, key := range keys {
 			if strings.HasPrefix(key, prefix) {
@@ -323,6 +324,30 @@ func testList(t *testing.T, s storage.Storage) {
 	if !errors.Is(err, stop) || calls != 1 {
 		t.Errorf("a listing that was stopped: %v after %d calls", err, calls)
 	}
+}
+
+// testNoFolder has an object where a folder should be. Where nothing can be below
+// it, the list of what is there would be empty, and is an error.
+func testNoFolder(t *testing.T, s storage.Storage) {
+	Put(t, s, "manifests", []byte("no folder"))
+	Put(t, s, "data/a", []byte("a"))
+	for place, below := range map[string]string{"manifests": "manifests/x.json", "data/a": "data/a/b"} {
+		w, err := s.Create(t.Context(), below)
+		if err == nil {
+			if err = w.Commit(); err != nil {
+				t.Errorf("commit %s: %v", below, errors.Join(err, w.Abort()))
+			}
+			wantKeys(t, s, place+"/", below)
+			continue
+		}
+		for _, prefix := range []string{place + "/", below} {
+			if err := s.List(t.Context(), prefix, func(storage.Info) error { return nil }); err == nil {
+				t.Errorf("list %s: no error, though %v", prefix, err)
+			}
+		}
+	}
+	wantKeys(t, s, "manifests", "manifests")
+	wantKeys(t, s, "data/", "data/a")
 }
 
 func testDelete(t *testing.T, s storage.Storage) {
