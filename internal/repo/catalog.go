@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"runtime"
@@ -71,6 +72,12 @@ func (r *Repo) Catalog(ctx context.Context) ([]Backup, error) {
 		r.writeIndex(ctx, backups)
 	}
 	backups = slices.DeleteFunc(backups, func(b Backup) bool { return errors.Is(b.Err, fs.ErrNotExist) })
+	bare, err := r.bare(ctx, backups)
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	r.localize(backups) // after the index has them as they were read
+	backups = append(backups, bare...)
 	sortNewest(backups)
 	return backups, nil
 }

@@ -51,6 +51,9 @@ func (c *Cleaning) Remove(ctx context.Context, ids []string) (removed []storage.
 		return nil, fmt.Errorf("remove backups: %w", err)
 	}
 	for _, b := range gone {
+		if b.Bare { // there is none
+			continue
+		}
 		if err := c.repo.storage.Delete(ctx, b.Key); err != nil {
 			return removed, err
 		}
@@ -173,7 +176,7 @@ func (r *Repo) delete(ctx context.Context, files []storage.Info) ([]storage.Info
 }
 
 // OldOrphans returns the data files and media archives that none of the backups
-// names, that were last written to at least age ago, and whose run is not at work
+// names, that the original system cannot have written, that were last written to at least age ago, and whose run is not at work
 // any more or has left no mark: those with a mark are for the next backup to
 // remove. The backups must be all that there are.
 func (r *Repo) OldOrphans(ctx context.Context, backups []Backup, age time.Duration) ([]storage.Info, error) {
@@ -195,7 +198,7 @@ func (r *Repo) OldOrphans(ctx context.Context, backups []Backup, age time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
-	return orphans, nil
+	return slices.DeleteFunc(orphans, func(i storage.Info) bool { return r.isForeign(ctx, i) }), ctx.Err()
 }
 
 // Interrupted returns the runs that have begun after the newest of the backups
