@@ -123,10 +123,12 @@ type listed struct {
 	Database      string             `json:"database,omitempty"`
 	Schemas       []backupSchema     `json:"schemas"`
 	Failures      []manifest.Failure `json:"failures"`
-	References    []string           `json:"references"` // ids of the earlier backups that it needs
-	Pin           *listedPin         `json:"pin"`        // null: not pinned
-	Kept          *bool              `json:"kept"`       // by the next cleanup; null where retention does not decide about it
-	KeptFor       []string           `json:"kept_for"`   // the rules
+	References    []string           `json:"references"`  // ids of the earlier backups that it needs
+	Pin           *listedPin         `json:"pin"`         // null: not pinned
+	Legacy        bool               `json:"legacy"`      // the original system made it
+	NoManifest    bool               `json:"no_manifest"` // it is put together from dumps that no manifest names
+	Kept          *bool              `json:"kept"`        // by the next cleanup; null where retention does not decide about it
+	KeptFor       []string           `json:"kept_for"`    // the rules
 	Reason        string             `json:"reason,omitempty"`
 
 	count int // of schemas
@@ -168,8 +170,12 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 	if err != nil {
 		return err
 	}
+	lacking, err := repository.Lacking(ctx, all)
+	if err != nil {
+		return err
+	}
 	decided := make(chan []retention.Decision, 1)
-	go func() { decided <- a.fates(cfg, all, pins) }()
+	go func() { decided <- a.fates(cfg, retained(all, pins, lacking)) }()
 	files := &fileCheck{sizes: sizes}
 	var backups []listed
 	var places []int // in all
@@ -227,11 +233,11 @@ func readCatalog(ctx context.Context, repository *repo.Repo, store storage.Stora
 // fates are what the next cleanup would do with the backups; nil where the
 // settings of retention make no sense, of which the user is warned: it is no
 // reason to show nothing.
-func (a *app) fates(cfg *config.Config, all []repo.Backup, pins map[string]repo.Pin) []retention.Decision {
+func (a *app) fates(cfg *config.Config, all []retention.Backup) []retention.Decision {
 	o, err := retentionOptions(cfg, a.now())
 	if err == nil {
 		var plan *retention.Plan
-		if plan, err = retention.Decide(retained(all, pins), o); err == nil {
+		if plan, err = retention.Decide(all, o); err == nil {
 			return plan.Decisions
 		}
 	}
@@ -276,6 +282,7 @@ func (o *ListOptions) wantBaselines() bool {
 func (o *ListOptions) describe(s repo.Backup, files *fileCheck) (listed, bool) {
 	b := newListed(s)
 	m := s.Manifest
+	b.NoManifest, b.Legacy = s.Bare, m != nil && m.Format == 0
 	if s.Err != nil {
 		b.State, b.Problem = stateBroken, s.Err.Error()
 		return b, len(o.Schemas) == 0 && o.Type == ""
@@ -538,6 +545,9 @@ func explain(u *ui.UI, form format, location string, manifests int, backups []li
 		if b.State != stateOK {
 			u.Warnf("backup %s is %s: %s", ui.Safe(b.ID), b.State, b.Problem)
 		}
+	}
+	if bare := int64(len(slices.DeleteFunc(slices.Clone(backups), func(b listed) bool { return !b.NoManifest }))); bare > 0 && form.is(formatTable) {
+		u.Printf("%s without a manifest: put together from dumps of the original system by the time in their names.", ui.Plural(bare, "backup"))
 	}
 	for _, b := range backups {
 		if b.Pin != nil && form.is(formatTable) {

@@ -464,7 +464,7 @@ func (s *survey) judge() {
 		for _, key := range b.Manifest.Unreadable {
 			s.lose(Loss{Backup: b.ID, File: key, Problem: notKnown})
 		}
-		count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) })
+		count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) && !b.Manifest.DefinitionsOnly() })
 	}
 	for _, re := range s.plan.Rebuild {
 		count(re.ID, re.Manifest, func(manifest.Schema) bool { return true })

@@ -269,6 +269,9 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile, or a link to nothing
 		}
+		if err != nil && item.entry.Type()&fs.ModeSymlink != 0 && s.leadsToFile(key) {
+			continue // out of the repository, where it is not opened either
+		}
 		if err != nil {
 			return fmt.Errorf("list %s: %w", s.path(dir), err)
 		}
@@ -284,6 +287,13 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 		}
 	}
 	return nil
+}
+
+// leadsToFile reports whether a link leads to a file or to nothing, wherever that
+// is. The original system may have left absolute ones.
+func (s *Store) leadsToFile(key string) bool {
+	info, err := os.Stat(s.path(key))
+	return err == nil && !info.IsDir() || errors.Is(err, fs.ErrNotExist)
 }
 
 // readDir returns the entries of a directory, none where it does not exist.
