@@ -346,12 +346,24 @@ func (c *fileCheck) missing(m *manifest.Manifest, n int) []string {
 		c.last[n] = checked{s.Filepath, s.Size, missing}
 		return missing
 	}
-	if key, err := s.MediaKey(m.Format); err == nil {
-		if _, found := c.sizes[key]; !found {
-			missing = append(missing, key)
-		}
+	if key, err := s.MediaKey(m.Format); err == nil && !c.hasMedia(key) {
+		missing = append(missing, key)
 	}
 	return missing
+}
+
+// hasMedia reports whether a media archive is there, or in its place the folder
+// that the original system may have saved.
+func (c *fileCheck) hasMedia(key string) bool {
+	if _, found := c.sizes[key]; found {
+		return true
+	}
+	for other := range c.sizes {
+		if strings.HasPrefix(other, key+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // addSchemas fills in what the manifest holds of the named schemas, or of all,

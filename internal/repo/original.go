@@ -342,8 +342,9 @@ func (r *Repo) isForeign(ctx context.Context, i storage.Info) bool {
 	return is || err != nil && !errors.Is(err, fs.ErrNotExist)
 }
 
-// CheckMedia looks for the media archive of an entry of a manifest. What is wrong
-// with it is a *DataError. It does not read it.
+// CheckMedia looks for the media archive of an entry of a manifest, or the folder
+// that the original system may have saved. What is wrong with it is a *DataError.
+// It does not read it.
 func (r *Repo) CheckMedia(ctx context.Context, m *manifest.Manifest, s manifest.Schema) error {
 	key, err := s.MediaKey(m.Format)
 	if err != nil {
@@ -351,15 +352,19 @@ func (r *Repo) CheckMedia(ctx context.Context, m *manifest.Manifest, s manifest.
 	}
 	wrong := &DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}
 	o, err := r.storage.Open(ctx, key)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		wrong.Err = ErrMissing
-	case err != nil:
-		wrong.Err = err
-	case o.Size() == 0:
+	if err == nil && o.Size() == 0 {
 		wrong.Err = errors.Join(errors.New("the file is empty"), o.Close())
-	default:
+		return wrong
+	}
+	if err == nil {
 		return o.Close()
+	}
+	if wrong.Err = err; errors.Is(err, fs.ErrNotExist) {
+		wrong.Err = ErrMissing
+	}
+	found := errors.New("there is something")
+	if err := r.storage.List(ctx, key+"/", func(storage.Info) error { return found }); errors.Is(err, found) {
+		return nil
 	}
 	return wrong
 }

@@ -274,9 +274,12 @@ func (r *run) readSchemas() {
 		if m == nil || m.BackupType == manifest.Baseline {
 			continue
 		}
-		k := heir
-		if m.Database != nil {
+		var k databaseID
+		switch {
+		case m.Database != nil:
 			k = databaseID{m.Database.Name, m.Database.SystemIdentifier}
+		case m.Format == 0:
+			k = heir
 		}
 		d := databases[k]
 		if d == nil {

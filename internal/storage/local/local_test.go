@@ -207,6 +207,15 @@ func TestLinksOut(t *testing.T) {
 		t.Errorf("outside is now %v, %v", names, err)
 	}
 
+	// Links to files that lead out are not listed, and do not hide the others.
+	if err := errors.Join(os.Remove(filepath.Join(dir, "linked")), os.Symlink(filepath.Join(outside, "nothing"), filepath.Join(dir, "data", "gone"))); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	if err := s.List(t.Context(), "", func(i storage.Info) error { keys = append(keys, i.Key); return nil }); err != nil || !slices.Equal(keys, []string{"data/inside", "data/real"}) {
+		t.Errorf("listed %v, %v", keys, err)
+	}
+
 	// A link in place of the directory of data, even inside, would hide it.
 	other := t.TempDir()
 	s = open(t, other)
