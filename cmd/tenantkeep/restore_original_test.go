@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/ui/terminaltest"
 )
 
 // originalSystem writes backups as the original system did, in a container in
@@ -256,6 +257,37 @@ func unzip(t *testing.T, content []byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// The picker offers full backups of the original system, and not their tables.
+func TestPickOriginal(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, originalSQL)
+	o := originalSystem{db, t.TempDir()}
+	tenants := map[string]string{"customer_a": "customer_a"}
+	o.backup(t, original{stamp: "20241215_143022", typ: "full", tenants: tenants, bare: true})
+	o.backup(t, original{stamp: "20241216_143022", typ: "full", tenants: tenants})
+	o.backup(t, original{stamp: "20241217_143022", typ: "incremental", tenants: tenants})
+	const down, enter = terminaltest.Down, terminaltest.Enter
+	terminal, done := startPicker(t, t.Context(), o.dir, db.URL(), "customer_a")
+	for _, step := range [][2]string{
+		{"2024-12-16 14:30:22", down + enter},
+		{"What is to be done", down + down + enter},
+		{"restored whole", enter},
+		{"--manifest 20241215_143022 --schema customer_a --yes", enter},
+	} {
+		terminal.Expect(step[0])
+		if step[0] == "restored whole" {
+			terminal.Expect("What is to be done")
+			terminal.Type(terminaltest.Up + terminaltest.Up)
+		}
+		terminal.Type(step[1])
+	}
+	result := <-done
+	if c := result.choice; result.err != nil || c.Point.Manifest != "20241215_143022" || c.Mode != modeLive {
+		t.Errorf("%+v, %v", c, result.err)
+	}
 }
 
 // Files that are not what a manifest of the original system says of them.
