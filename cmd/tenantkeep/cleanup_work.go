@@ -127,7 +127,8 @@ func (c *cleanup) decidePoints(ctx context.Context, points, backups []repo.Backu
 }
 
 // deadPoints finds the rollback points of restores that did not replace anything.
-// For as long as a restore is at work, its own looks like one of them.
+// That nothing confirms a point is not enough: what did may have been lost. For as
+// long as a restore is at work, its own looks like one of them.
 func (c *cleanup) deadPoints(ctx context.Context, points []repo.Backup) (map[string]bool, error) {
 	dead := map[string]bool{}
 	if c.rule.SameDatabase == nil { // nobody knows what was replaced
@@ -137,8 +138,12 @@ func (c *cleanup) deadPoints(ctx context.Context, points []repo.Backup) (map[str
 	if err != nil {
 		return nil, err
 	}
+	expected, err := c.saved.Repo.Expected(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, b := range points {
-		if b.Err == nil && c.rule.SameDatabase(b.Manifest) && !inForce(b) {
+		if b.Err == nil && expected[b.ID] && c.rule.SameDatabase(b.Manifest) && !inForce(b) {
 			dead[b.ID] = true
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,6 +68,9 @@ func TestRollbackPoints(t *testing.T) {
 			Compression: datafile.Compression{Algorithm: datafile.Zstd}, Progress: noProgress{}, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Expect(t.Context(), result.Manifest.ID); err != nil {
 			t.Fatal(err)
 		}
 		return result.Manifest.ID
@@ -158,6 +162,21 @@ func TestRollbackPoints(t *testing.T) {
 	lastLine(t, stdout, &back)
 	if s := back.restoreSummary.Schemas[0]; back.Schema != "acme" || back.Back != "rollback/"+behind || back.Since.IsZero() || back.Replaced != s.Replaced || s.Rows != 1000 {
 		t.Errorf("from its backup: %+v", back)
+	}
+
+	// What confirmed the points is lost: that is no reason to remove them.
+	all, err := in.List(t.Context())
+	if err != nil || len(all) < 2 {
+		t.Fatalf("points %v, %v", all, err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, rollbackName, "swaps")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		runIn(t, 0, "cleanup", "--yes", "--keep-replaced=0s", repository, into)
+	}
+	if left, err := in.List(t.Context()); err != nil || len(left) != len(all) {
+		t.Errorf("%d points are left of %d, %v", len(left), len(all), err)
 	}
 }
 

@@ -344,7 +344,8 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 		if err != nil {
 			return "", err
 		}
-		return result.Manifest.ID, nil
+		// Only by this a cleanup knows that the restore died, if it does.
+		return result.Manifest.ID, to.Repo.Expect(ctx, result.Manifest.ID)
 	}
 }
 

@@ -47,7 +47,7 @@ func (b Backup) Same(o Backup) bool {
 
 // Remove removes backups, which must be there as they are described: first their
 // manifests, and only once these are gone for good the files that no other manifest
-// names, and what confirms that a rollback point is in force. Before that it notes
+// names, and what is noted of them as rollback points. Before that it notes
 // down what it is about to remove, so that the files are known for what they are
 // if it is killed; whatever the point, whole backups are left. While a manifest
 // cannot be read nothing is removed. It returns what it removed, also with an
@@ -122,7 +122,7 @@ func (c *Cleaning) split(ctx context.Context, chosen []Backup) (left []Backup, f
 		return nil, nil, err
 	}
 	err = c.repo.storage.List(ctx, swapPrefix, func(i storage.Info) error {
-		if going[idOf(i.Key)] {
+		if going[pointOf(i.Key)] {
 			files = append(files, i)
 		}
 		return nil

@@ -21,13 +21,16 @@ const (
 	manifestPrefix = "manifests/"
 	runPrefix      = "runs/"
 	pinPrefix      = "pins/"
-	swapPrefix     = "swaps/"    // of rollback points that are in force
+	swapPrefix     = "swaps/"    // of rollback points: whether they are in force
 	removalPrefix  = "removals/" // of what a cleanup is about to remove
 )
 
 const (
 	manifestName = "backup_manifest_"
 	jsonSuffix   = ".json"
+	// pendingSuffix ends the key of the note that a rollback point waits for what
+	// it was made for.
+	pendingSuffix = ".pending" + jsonSuffix
 
 	// latestManifest is a link to the newest manifest that the original system
 	// keeps beside the manifests.
@@ -43,6 +46,7 @@ const (
 func manifestKey(id string) string { return manifestPrefix + manifestName + id + jsonSuffix }
 func runKey(id string) string      { return runPrefix + id + jsonSuffix }
 func swapKey(id string) string     { return swapPrefix + id + jsonSuffix }
+func pendingKey(id string) string  { return swapPrefix + id + pendingSuffix }
 
 // idOf is the id of the backup whose manifest has this key.
 func idOf(key string) string {

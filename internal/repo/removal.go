@@ -86,8 +86,8 @@ func (r *Repo) removals(ctx context.Context) ([]removal, error) {
 	return notes, nil
 }
 
-// settle ends removals that were interrupted: it removes what confirmed a rollback
-// point that is gone, and a note once nothing of what it names is left to remove.
+// settle ends removals that were interrupted: it removes what was noted of a
+// rollback point that is gone, and a note once nothing of what it names is left to remove.
 func (c *Cleaning) settle(ctx context.Context) error {
 	notes, err := c.repo.removals(ctx)
 	if err != nil || len(notes) == 0 {
@@ -104,11 +104,11 @@ func (c *Cleaning) settle(ctx context.Context) error {
 	for _, n := range notes {
 		open := n.Files == nil // it cannot be read, and is left to people
 		for _, key := range n.Files {
-			id := idOf(key)
+			id := pointOf(key)
 			switch {
 			case there[key] && !isNamed(named, key):
 				open = true
-			case key == swapKey(id) && !slices.ContainsFunc(c.backups, func(b Backup) bool { return b.ID == id }):
+			case strings.HasPrefix(key, swapPrefix) && !slices.ContainsFunc(c.backups, func(b Backup) bool { return b.ID == id }):
 				if err := c.repo.storage.Delete(ctx, key); err != nil {
 					return err
 				}

@@ -162,7 +162,9 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 			case dataPrefix:
 				s.data = append(s.data, i)
 			}
-			s.sizes[i.Key] = i.Size
+			if i.Problem == "" {
+				s.sizes[i.Key] = i.Size
+			}
 			return nil
 		})
 		if err != nil {

@@ -366,7 +366,7 @@ func (w *BackupWriter) checkFiles(ctx context.Context, m *manifest.Manifest) err
 	}
 	if len(earlier) > 0 {
 		err := w.repo.storage.List(ctx, dataPrefix, func(i storage.Info) error {
-			if _, ok := earlier[i.Key]; ok {
+			if _, ok := earlier[i.Key]; ok && i.Problem == "" {
 				earlier[i.Key] = i.Size
 			}
 			return nil

@@ -436,7 +436,10 @@ func TestFullDisk(t *testing.T) {
 		if err == nil {
 			break
 		}
-		if err := errors.Join(err, w.Abort()); !errors.Is(err, syscall.ENOSPC) || time.Now().After(deadline) {
+		if w != nil {
+			err = errors.Join(err, w.Abort())
+		}
+		if !errors.Is(err, syscall.ENOSPC) || time.Now().After(deadline) {
 			t.Fatal(err)
 		}
 	}
