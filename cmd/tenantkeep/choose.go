@@ -28,6 +28,7 @@ const rollbackName = "rollback"
 type place struct {
 	Repo     *repo.Repo
 	Store    storage.Storage // that the repository is in
+	Zone     *time.Location  // of times without one
 	Rollback bool            // what is there was replaced by restores
 }
 
@@ -61,20 +62,21 @@ func (a *app) openPlaces(cfg *config.Config) ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	rollback, err := a.openPlace(filepath.Join(cfg.Repository, rollbackName))
+	rollback, err := a.openPlace(filepath.Join(cfg.Repository, rollbackName), cfg.TimeZone)
 	if err != nil {
 		return nil, err
 	}
-	return []place{{Repo: repository, Store: store}, rollback}, nil
+	return []place{{Repo: repository, Store: store, Zone: cfg.TimeZone}, rollback}, nil
 }
 
-// openPlace returns the repository in a directory.
-func (a *app) openPlace(dir string) (place, error) {
+// openPlace returns the repository in a directory. zone is that of times without
+// one in it.
+func (a *app) openPlace(dir string, zone *time.Location) (place, error) {
 	store, err := local.New(dir)
 	if err != nil {
 		return place{}, fmt.Errorf("open repository: %w", err)
 	}
-	return place{Repo: repo.Open(store, repo.Options{Now: a.now}), Store: store, Rollback: filepath.Base(dir) == rollbackName}, nil
+	return place{Repo: repo.Open(store, repo.Options{Now: a.now, Zone: zone}), Store: store, Zone: zone, Rollback: filepath.Base(dir) == rollbackName}, nil
 }
 
 // wanted says which backup is asked for, in one of three ways.
@@ -116,10 +118,10 @@ func errNoSource() error {
 	}
 }
 
-// usable reports whether a backup can be restored by name of its schemas, which
-// those of the original system and baselines cannot.
+// usable reports whether a backup is one to go back to, which baselines are not,
+// nor what the original system calls incremental, which has no rows.
 func usable(m *manifest.Manifest) bool {
-	return m.Format != 0 && m.BackupType != manifest.Baseline && len(m.Schemas) > 0
+	return m.BackupType != manifest.Baseline && !m.DefinitionsOnly() && len(m.Schemas) > 0
 }
 
 // takenAt is the moment that an entry of a backup shows, as exactly as it is
@@ -298,7 +300,7 @@ func (a *app) tellPassedOver(all []repo.Backup, chosen candidate, w wanted, unti
 		case !b.Time().After(chosen.Time()), !until.IsZero() && b.Time().After(until.Time):
 		case b.Err != nil:
 			a.ui().Warnf("backup %s is passed over: its manifest cannot be read: %v", ui.Safe(b.ID), b.Err)
-		case b.Manifest.Format == 0 || b.Manifest.BackupType == manifest.Baseline:
+		case b.Manifest.BackupType == manifest.Baseline || b.Manifest.DefinitionsOnly():
 		default:
 			if _, ok := w.holds(b.Manifest); !ok {
 				lacking++
@@ -340,7 +342,7 @@ func (a *app) namedBackupIn(ctx context.Context, places []place, named string) (
 				hint: "a manifest belongs to its repository: give its path there, REPOSITORY/manifests/FILE, or the id of the backup",
 			}
 		}
-		p, err := a.openPlace(dir)
+		p, err := a.openPlace(dir, places[0].Zone)
 		if err != nil {
 			return place{}, repo.Backup{}, err
 		}
@@ -348,6 +350,12 @@ func (a *app) namedBackupIn(ctx context.Context, places []place, named string) (
 		return p, backup, err
 	}
 	id, rollback := strings.CutPrefix(named, rollbackName+"/")
+	if name := filepath.Base(named); !rollback && strings.HasSuffix(name, ".json") && name != named {
+		id = name
+		if filepath.Dir(named) != "manifests" { // it may be the path in the container that wrote it
+			a.ui().Printf("There is no %s: %s is looked for in %s", ui.Safe(named), ui.Safe(name), ui.Safe(places[0].Repo.Location()))
+		}
+	}
 	for _, p := range places {
 		if rollback && !p.Rollback {
 			continue

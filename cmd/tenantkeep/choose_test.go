@@ -47,7 +47,7 @@ func (s *stage) places(t *testing.T) []place {
 	t.Helper()
 	var places []place
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, rollbackName)} {
-		p, err := s.openPlace(dir)
+		p, err := s.openPlace(dir, time.UTC)
 		if err != nil {
 			t.Fatal(err)
 		}

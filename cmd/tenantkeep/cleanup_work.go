@@ -123,7 +123,7 @@ func (c *cleanup) decidePoints(ctx context.Context, points, backups []repo.Backu
 		return nil, err
 	}
 	c.rule.Now, c.rule.Keep = c.now, time.Duration(c.opts.KeepRollback)
-	return retention.Points(retained(points, pins), retained(backups, nil), c.rule), nil
+	return retention.Points(retained(points, pins, nil), retained(backups, nil, nil), c.rule), nil
 }
 
 // deadPoints finds the rollback points of restores that did not replace anything.

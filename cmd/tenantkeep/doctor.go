@@ -12,6 +12,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -245,7 +246,30 @@ func (d *doctor) repository(ctx context.Context) error {
 		return nil
 	}
 	d.find("repository", findingOK, fmt.Sprintf("%s: %s, the newest %s", repository.Location(), ui.Plural(int64(len(backups)), "backup"), ui.Age(backups[0].Time(), d.now())), "")
+	d.original(backups)
 	return nil
+}
+
+// original says how backups of the original system are read.
+func (d *doctor) original(backups []repo.Backup) {
+	var old, bare int64
+	for _, b := range backups {
+		switch {
+		case b.Bare:
+			bare++
+			old++
+		case b.Manifest != nil && b.Manifest.Format == 0:
+			old++
+		}
+	}
+	if old == 0 {
+		return
+	}
+	text := fmt.Sprintf("%s of the original system, whose clock is read as %s", ui.Plural(old, "backup"), d.cfg.TimeZone)
+	if bare > 0 {
+		text += fmt.Sprintf("; %d of them without a manifest", bare)
+	}
+	d.find("repository", findingNote, text, "if that clock was in another zone, set time-zone; tenantkeep verify reads the dumps to their end")
 }
 
 // probe begins to write an object and gives it up.

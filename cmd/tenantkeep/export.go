@@ -10,13 +10,17 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
@@ -69,6 +73,7 @@ Load it with: psql -v ON_ERROR_STOP=1 -f FILE, decompressed by zstdcat or zcat.`
 		},
 	}
 	opts.AddFlags(cmd.Flags())
+	config.AddFlags(cmd.Flags(), "time-zone")
 	return cmd
 }
 
@@ -102,34 +107,99 @@ func runExport(ctx context.Context, a *app, cfg *config.Config, opts ExportOptio
 		return err
 	}
 	defer unlock() //nolint:errcheck // it was only read
-	entry, err := exported(backup, opts.Schema)
+	entry, err := entryNamed(backup, opts.Schema)
 	if err != nil {
 		return err
 	}
 	if err := from.Repo.CheckData(ctx, backup.Manifest, entry, nil); err != nil {
 		return err
 	}
-	file, err := from.Repo.OpenFile(ctx, backup.Manifest, entry)
+	join, closeFile, err := exporter(ctx, from.Repo, backup, entry, compression)
 	if err != nil {
 		return err
 	}
-	defer file.Close() //nolint:errcheck // it was only read
-	join := func(w io.Writer) error {
-		_, err := datafile.Join(file.File, &interruptible{ctx, w}, compression)
-		if err != nil {
-			return fmt.Errorf("export %s of backup %s: %w", opts.Schema, backup.ID, err)
-		}
-		return nil
-	}
+	defer closeFile() //nolint:errcheck // it was only read
 	if opts.Output == "" {
 		return join(a.stdout)
 	}
 	if err := writeNew(opts.Output, join); err != nil {
 		return err
 	}
+	if backup.Manifest.Format == 0 {
+		a.ui().Printf("Exported %s of backup %s, as pg_dump wrote it.", ui.Safe(entry.Tenant), backup.ID)
+		return nil
+	}
 	a.ui().Printf("Exported %s of backup %s: %s, %s.", ui.Safe(entry.Tenant), backup.ID, ui.Plural(entry.Tables, "table"), ui.Plural(entry.Rows, "row"))
 	return nil
 }
+
+// exporter returns what writes an entry of a backup as a script.
+func exporter(ctx context.Context, from *repo.Repo, b repo.Backup, entry manifest.Schema, compression datafile.Compression) (write func(io.Writer) error, closer func() error, err error) {
+	fail := func(err error) error {
+		if err != nil {
+			return fmt.Errorf("export %s of backup %s: %w", entry.Schema, b.ID, err)
+		}
+		return nil
+	}
+	if b.Manifest.Format == 0 {
+		object, err := from.OpenData(ctx, b.Manifest, entry)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(w io.Writer) error { return fail(copyDump(ctx, w, object, compression)) }, object.Close, nil
+	}
+	file, err := from.OpenFile(ctx, b.Manifest, entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(w io.Writer) error {
+		_, err := datafile.Join(file.File, &interruptible{ctx, w}, compression)
+		return fail(err)
+	}, file.Close, nil
+}
+
+// copyDump writes a dump of the original system, which is whole or not written at
+// all.
+func copyDump(ctx context.Context, w io.Writer, dump storage.Object, c datafile.Compression) error {
+	source := func() io.Reader { return io.NewSectionReader(dump, 0, dump.Size()) }
+	script, err := plainsql.Open(source(), plainsql.ReaderOptions{})
+	if err != nil {
+		return err
+	}
+	defer script.Close()
+	if _, err := plainsql.Scan(ctx, script.Reader, nil); err != nil {
+		return err
+	}
+	head := make([]byte, 4)
+	n, _ := dump.ReadAt(head, 0) // it has been read to its end
+	stored := datafile.Detect(head[:n])
+	in, out := source(), io.WriteCloser(nopCloser{&interruptible{ctx, w}})
+	if stored != c.Algorithm {
+		if stored == datafile.Gzip {
+			if in, err = gzip.NewReader(in); err != nil {
+				return err
+			}
+		}
+		switch c.Algorithm {
+		case datafile.Gzip:
+			out = gzip.NewWriter(out)
+		case datafile.Zstd:
+			if out, err = zstd.NewWriter(out); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// nopCloser is a writer that stays open.
+type nopCloser struct{ io.Writer }
+
+// Close does nothing.
+func (nopCloser) Close() error { return nil }
 
 // exportFormat is how the script is to be compressed.
 func exportFormat(opts ExportOptions) (datafile.Compression, error) {
@@ -151,14 +221,8 @@ func exportFormat(opts ExportOptions) (datafile.Compression, error) {
 	return datafile.Compression{}, usagef("--format: %q is not one of sql, zst and gz", form)
 }
 
-// exported is the entry of a backup that a name means.
-func exported(b repo.Backup, name string) (manifest.Schema, error) {
-	if b.Manifest.Format == 0 {
-		return manifest.Schema{}, &hintedError{
-			err:  fmt.Errorf("backup %s was made by the original system: its files are plain scripts already", b.ID),
-			hint: "decompress the file itself; tenantkeep list names it",
-		}
-	}
+// entryNamed is the entry of a backup that the name of a schema or tenant means.
+func entryNamed(b repo.Backup, name string) (manifest.Schema, error) {
 	var of []manifest.Schema
 	for _, e := range b.Manifest.Schemas {
 		if e.Schema == name {

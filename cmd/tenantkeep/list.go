@@ -123,10 +123,12 @@ type listed struct {
 	Database      string             `json:"database,omitempty"`
 	Schemas       []backupSchema     `json:"schemas"`
 	Failures      []manifest.Failure `json:"failures"`
-	References    []string           `json:"references"` // ids of the earlier backups that it needs
-	Pin           *listedPin         `json:"pin"`        // null: not pinned
-	Kept          *bool              `json:"kept"`       // by the next cleanup; null where retention does not decide about it
-	KeptFor       []string           `json:"kept_for"`   // the rules
+	References    []string           `json:"references"`  // ids of the earlier backups that it needs
+	Pin           *listedPin         `json:"pin"`         // null: not pinned
+	Legacy        bool               `json:"legacy"`      // the original system made it
+	NoManifest    bool               `json:"no_manifest"` // it is put together from dumps that no manifest names
+	Kept          *bool              `json:"kept"`        // by the next cleanup; null where retention does not decide about it
+	KeptFor       []string           `json:"kept_for"`    // the rules
 	Reason        string             `json:"reason,omitempty"`
 
 	count int // of schemas
@@ -311,6 +313,7 @@ func (o *ListOptions) wantBaselines() bool {
 func (o *ListOptions) describe(s repo.Backup, files *fileCheck) (listed, bool) {
 	b := newListed(s)
 	m := s.Manifest
+	b.NoManifest, b.Legacy = s.Bare, m != nil && m.Format == 0
 	if s.Err != nil {
 		b.State, b.Problem = stateBroken, s.Err.Error()
 		return b, len(o.Schemas) == 0 && o.Type == ""
@@ -374,12 +377,24 @@ func (c *fileCheck) missing(m *manifest.Manifest, n int) []string {
 		c.last[n] = checked{s.Filepath, s.Size, missing}
 		return missing
 	}
-	if key, err := s.MediaKey(m.Format); err == nil {
-		if _, found := c.sizes[key]; !found {
-			missing = append(missing, key)
-		}
+	if key, err := s.MediaKey(m.Format); err == nil && !c.hasMedia(key) {
+		missing = append(missing, key)
 	}
 	return missing
+}
+
+// hasMedia reports whether a media archive is there, or in its place the folder
+// that the original system may have saved.
+func (c *fileCheck) hasMedia(key string) bool {
+	if _, found := c.sizes[key]; found {
+		return true
+	}
+	for other := range c.sizes {
+		if strings.HasPrefix(other, key+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // addSchemas fills in what the manifest holds of the named schemas, or of all,
@@ -581,6 +596,9 @@ func explain(u *ui.UI, form format, location string, manifests int, backups []li
 		if b.State != stateOK {
 			u.Warnf("backup %s is %s: %s", ui.Safe(b.ID), b.State, b.Problem)
 		}
+	}
+	if bare := int64(len(slices.DeleteFunc(slices.Clone(backups), func(b listed) bool { return !b.NoManifest }))); bare > 0 && form.is(formatTable) {
+		u.Printf("%s without a manifest: put together from dumps of the original system by the time in their names.", ui.Plural(bare, "backup"))
 	}
 	for _, b := range backups {
 		if b.Pin != nil && form.is(formatTable) {

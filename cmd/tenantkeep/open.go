@@ -33,7 +33,7 @@ func (a *app) openRepository(cfg *config.Config) (*repo.Repo, storage.Storage, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return repo.Open(store, repo.Options{Now: a.now}), store, nil
+	return repo.Open(store, repo.Options{Now: a.now, Zone: cfg.TimeZone}), store, nil
 }
 
 // server returns the database that the settings name.

@@ -540,6 +540,9 @@ func (p *picker) readTables(ctx context.Context) (err error) {
 		return nil
 	}
 	m := p.choice.Point.backup.Manifest
+	if m.Format == 0 {
+		return errors.New("a dump of the original system is restored whole: choose another name, and copy what you need from there")
+	}
 	object, err := p.choice.Point.place.Repo.OpenData(ctx, m, p.choice.Point.entry)
 	if err != nil {
 		return err

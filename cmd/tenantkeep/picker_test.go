@@ -40,7 +40,7 @@ func startPicker(t *testing.T, ctx context.Context, repository, database string,
 	}
 	var places []place
 	for _, dir := range []string{repository, repository + "/" + rollbackName} {
-		p, err := a.openPlace(dir)
+		p, err := a.openPlace(dir, time.UTC)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -156,7 +156,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
+	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump", "time-zone")
 	return cmd
 }
 
@@ -205,6 +205,9 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
+	if backup.Manifest.Format == 0 {
+		return a.restoreOriginal(ctx, cmd, cfg, opts, target, places, from, backup)
+	}
 	o := restore.Options{
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),

@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -54,27 +56,42 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 	if err != nil {
 		return err
 	}
-	script, closeScript, err := a.openScript(ctx, cfg, opts.BackupFile)
+	script, closeScript, err := a.openScript(ctx, cfg, places, opts.BackupFile)
 	if err != nil {
 		return err
 	}
 	defer closeScript()
 	script.AllowOutside = opts.AllowOutside
+	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1])
+	o.Schemas = opts.Schemas
+	o.Confirm = func(p *restore.Plan) error {
+		named := opts
+		named.Schemas = []string{p.Schemas[0].Schema} // if only by the script
+		return a.confirmRestore(ctx, p, named)
+	}
+	return a.runScript(ctx, o, opts, script)
+}
+
+// scriptOptions are those of a restore from a script, but for what it is to
+// restore and who is asked.
+func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place) restore.Options {
 	o := restore.Options{
-		Server: target, Schemas: opts.Schemas, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
+		Server: target, Repo: from, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
 		Replace: true, As: opts.As, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
-		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
-		Confirm: func(p *restore.Plan) error {
-			named := opts
-			named.Schemas = []string{p.Schemas[0].Schema} // if only by the script
-			return a.confirmRestore(ctx, p, named)
-		},
-		Asks: !opts.Yes && a.ui().CanAsk(),
+		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now, Asks: !opts.Yes && a.ui().CanAsk(),
 	}
 	if opts.CreateRollback {
-		a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
+		a.saveRollbackPoints(cmd, cfg, points, target, &o)
 	}
+	return o
+}
+
+// runScript restores a schema from a script and says what was done.
+func (a *app) runScript(ctx context.Context, o restore.Options, opts RestoreOptions, script restore.Script) error {
 	result, err := restore.RunScript(ctx, o, script)
+	if errors.Is(err, repo.ErrHash) {
+		err = &hintedError{err: err, hint: hintOtherFile}
+	}
 	if result.Plan != nil && opts.DryRun {
 		if err := a.showPlan(result.Plan, opts); err != nil {
 			return err
@@ -91,20 +108,13 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 	return err
 }
 
-// openScript opens the file of --backup-file, whose path is relative to the
-// working directory, or to the repository as in the manifests of the original
-// system. Standard input, which can be read only once, goes through a temporary
-// file.
-func (a *app) openScript(ctx context.Context, cfg *config.Config, path string) (script restore.Script, closer func(), err error) {
+// openScript opens the file of --backup-file. Standard input, which can be read
+// only once, goes through a temporary file.
+func (a *app) openScript(ctx context.Context, cfg *config.Config, places []place, path string) (script restore.Script, closer func(), err error) {
 	if path == standardInput {
 		return a.spool(ctx)
 	}
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(path) && !strings.Contains(cfg.Repository, "://") {
-		if other, otherErr := os.Open(filepath.Join(cfg.Repository, path)); otherErr == nil {
-			file, err = other, nil
-		}
-	}
+	file, err := a.findFile(cfg, path)
 	if err != nil {
 		return script, nil, &usageError{err: fmt.Errorf("--backup-file: %w", err)}
 	}
@@ -123,7 +133,75 @@ func (a *app) openScript(ctx context.Context, cfg *config.Config, path string) (
 		closer()
 		return script, nil, err
 	}
-	return restore.Script{Source: file, Size: info.Size(), Name: filepath.Base(path), Time: info.ModTime()}, closer, nil
+	script = restore.Script{Source: file, Size: info.Size(), Name: filepath.Base(path), Time: info.ModTime()}
+	if script.Hash, err = knownHash(ctx, places, file.Name(), info.Size()); err != nil {
+		closer()
+		return script, nil, err
+	}
+	return script, closer, nil
+}
+
+// findFile opens a file whose path is relative to the working directory, or to
+// the repository as in its manifests. One that is not there, such as a path in
+// the container in which the original system ran, is looked for by its name where
+// the repository has its files, and nowhere else.
+func (a *app) findFile(cfg *config.Config, path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if !errors.Is(err, fs.ErrNotExist) || strings.Contains(cfg.Repository, "://") {
+		return file, err
+	}
+	name := filepath.Base(path)
+	places := []string{filepath.Join("data", name), filepath.Join(rollbackName, name), filepath.Join(rollbackName, "data", name)}
+	if !filepath.IsAbs(path) {
+		places = append([]string{path}, places...)
+	}
+	for _, place := range places {
+		other, errOther := os.OpenInRoot(cfg.Repository, place)
+		if errOther == nil {
+			full := filepath.Join(cfg.Repository, place)
+			if place != path {
+				a.ui().Printf("There is no %s: it is taken from %s", ui.Safe(path), ui.Safe(full))
+			}
+			return other, nil
+		}
+	}
+	return nil, err
+}
+
+// knownHash is the hash of a file that lies in the repository, as its manifest
+// says, or empty where none says so. A file of another size is an error.
+func knownHash(ctx context.Context, places []place, name string, size int64) (string, error) {
+	name, err := filepath.Abs(name)
+	if err != nil {
+		return "", fmt.Errorf("--backup-file: %w", err)
+	}
+	for _, p := range places {
+		key, err := filepath.Rel(p.Repo.Location(), name)
+		if err != nil || !strings.HasPrefix(key, "data"+string(filepath.Separator)) {
+			continue
+		}
+		backups, err := p.Repo.List(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, b := range backups {
+			if b.Manifest == nil {
+				continue
+			}
+			for _, e := range b.Manifest.Schemas {
+				k, err := e.Key(b.Manifest.Format)
+				if err != nil || e.Hash == "" || k != filepath.ToSlash(key) {
+					continue
+				}
+				if size != e.Size {
+					err := &repo.DataError{Schema: e.Schema, Tenant: e.Tenant, Key: k, Err: repo.ErrSize, Got: fmt.Sprintf("%d bytes", size), Want: fmt.Sprint(e.Size)}
+					return "", &hintedError{err: err, hint: hintOtherFile}
+				}
+				return e.Digest(b.Manifest.Format)
+			}
+		}
+	}
+	return "", nil
 }
 
 // spool keeps standard input in a file that only this user can read and that

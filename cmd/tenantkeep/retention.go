@@ -61,11 +61,12 @@ func retentionPolicy(cfg *config.Config) (retention.Policy, error) {
 	return p, nil
 }
 
-// retained turns backups and pins into what package retention decides about.
-func retained(backups []repo.Backup, pins map[string]repo.Pin) []retention.Backup {
+// retained turns backups, pins and what is known to be wrong with files, by id,
+// into what package retention decides about.
+func retained(backups []repo.Backup, pins map[string]repo.Pin, lacking map[string]string) []retention.Backup {
 	list := make([]retention.Backup, len(backups))
 	for i, b := range backups {
-		list[i] = retention.Backup{ID: b.ID, Time: b.Time(), Manifest: b.Manifest}
+		list[i] = retention.Backup{ID: b.ID, Time: b.Time(), Manifest: b.Manifest, Lacking: lacking[b.ID]}
 		if p, ok := pins[b.ID]; ok {
 			list[i].Pin = &retention.Pin{Reason: p.Reason, By: p.By, At: p.At}
 		}
@@ -95,7 +96,11 @@ func decide(ctx context.Context, r *repo.Repo, backups []repo.Backup, pins map[s
 			o.Unreadable = append(o.Unreadable, b.Key)
 		}
 	}
-	return retention.Decide(retained(backups, pins), o)
+	lacking, err := r.Lacking(ctx, backups)
+	if err != nil {
+		return nil, err
+	}
+	return retention.Decide(retained(backups, pins, lacking), o)
 }
 
 // days is a length of time as a flag: like 36h, 7d or 2w.

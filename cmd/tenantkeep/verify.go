@@ -46,8 +46,8 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: `Read the files of all backups and check that they are as they were written: that
 they are there, have their size and hash, that their index can be read and every
 frame decompresses, and that all rows are there, with the checksums of their
-tables. Of files that the original system wrote, only size, hash and compression
-can be checked.
+tables. Dumps of the original system are read to their end, where pg_dump says
+that it wrote all of them, and compared with the hash of their manifest.
 
 Tenants that others refer to are named: a restore of one concerns the others.
 The chain of the audit trail is checked too, unless only some backups are.
@@ -80,7 +80,7 @@ Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "jobs", "database-url", "pg-dump", "lock-timeout")
+	config.AddFlags(cmd.Flags(), "jobs", "database-url", "pg-dump", "lock-timeout", "time-zone")
 	cmd.Flags().Lookup("jobs").Usage = "how many files are read at once, `N`"
 	return cmd
 }
@@ -220,7 +220,10 @@ func (a *app) showReport(r *verify.Report, trail *audit.Report, opts VerifyOptio
 		a.ui().Printf("All is well: %s, %s, %s stored, %s in %s.", ui.Plural(int64(r.Backups), "backup"), ui.Plural(int64(r.Files), "file"),
 			ui.Bytes(r.Bytes), ui.Plural(r.Rows, "row"), ui.Plural(r.Tables, "table"))
 		if r.Legacy > 0 {
-			a.ui().Printf("%s of the original format: only size, hash and compression could be checked.", ui.Plural(int64(r.Legacy), "file"))
+			a.ui().Printf("%s of the original system: read to the end, with no checksums to compare the rows with.", ui.Plural(int64(r.Legacy), "file"))
+		}
+		if r.Unhashed > 0 {
+			a.ui().Warnf("%s of these without a hash, because no manifest names one: what changed in them unnoticed cannot be told", ui.Plural(int64(r.Unhashed), "file"))
 		}
 	}
 	return nil

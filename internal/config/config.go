@@ -36,7 +36,7 @@ type Config struct {
 	// numbers belong to custom; 0 also where one was not given.
 	RetentionPolicy                                   string
 	DailyRetention, WeeklyRetention, MonthlyRetention int
-	TimeZone                                          *time.Location // of the calendar of retention
+	TimeZone                                          *time.Location // of the calendar of retention, and of times without a zone in backups of the original system
 
 	Schemas        []string // the only schemas to take, by exact name; empty: all
 	ExcludeSchemas []string // schemas to leave out, by exact name

@@ -110,7 +110,7 @@ func settings() []Setting {
 		},
 		{
 			Key: "time-zone", Flag: "time-zone", Env: "BACKUP_TIME_ZONE", Default: "UTC", Kind: "ZONE",
-			Help:  "where days, weeks and months begin: UTC, local, or a name such as Europe/Berlin",
+			Help:  "where days, weeks and months begin, and the clock of the original system: UTC, local, or a name such as Europe/Berlin",
 			apply: one(parseZone, func(c *Config, v *time.Location) { c.TimeZone = v }),
 		},
 		{

@@ -77,6 +77,10 @@ type Manifest struct {
 // that were left.
 func (m *Manifest) Partial() bool { return len(m.Failures) > 0 || !m.Rebuilt.IsZero() }
 
+// DefinitionsOnly reports whether the backup has no rows: what the original system
+// calls incremental are changes of definitions.
+func (m *Manifest) DefinitionsOnly() bool { return m.Format == 0 && m.BackupType == Incremental }
+
 // Tool names the program that wrote a backup.
 type Tool struct {
 	Name    string `json:"name"`

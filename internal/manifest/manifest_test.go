@@ -410,6 +410,40 @@ func TestTime(t *testing.T) {
 	}
 }
 
+// A time without a zone is one of the clock that whoever reads it names.
+func TestTimeInZone(t *testing.T) {
+	t.Parallel()
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{
+		"2024-12-15T14:30:22.123456":  "2024-12-15T13:30:22.123456Z",
+		"2024-07-15T14:30:22":         "2024-07-15T12:30:22.000000Z",
+		"2024-12-15T14:30:22Z":        "2024-12-15T14:30:22.000000Z",
+		"2024-12-15T14:30:22.5+02:00": "2024-12-15T12:30:22.500000Z",
+	} {
+		read, err := ParseTime(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := read.InZone(berlin)
+		if s := NewTime(got.Time).String(); s != want {
+			t.Errorf("%s is %s, want %s", in, s, want)
+		}
+		if again := got.InZone(berlin); !again.Equal(got) {
+			t.Errorf("%s is %s the second time", in, again)
+		}
+		if back := got.InZone(time.UTC); !back.Equal(read) || back.String() != in {
+			t.Errorf("%s in UTC is %s", in, back)
+		}
+	}
+	at := NewTime(time.Date(2024, 12, 15, 14, 30, 22, 0, time.UTC))
+	if got := at.InZone(berlin); !got.Equal(at) {
+		t.Errorf("%s was not read, and is now %s", at, got)
+	}
+}
+
 func TestEncodeRefusesNamesThatJSONCannotHold(t *testing.T) {
 	t.Parallel()
 	m := valid()

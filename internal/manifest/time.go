@@ -8,8 +8,8 @@ import (
 
 // Time is a moment as manifests spell it. It is written in UTC with
 // microseconds, "2024-12-15T14:30:22.123456Z". The original system wrote its
-// times without a zone; they are read as UTC. What was read is written again
-// letter for letter, as long as the moment is not changed.
+// times without a zone; they are read as UTC until InZone says otherwise. What was
+// read is written again letter for letter, as long as the moment is not changed.
 type Time struct {
 	time.Time
 	text string // as it was read; empty where it was not read
@@ -38,6 +38,15 @@ func ParseTime(s string) (Time, error) {
 		}
 	}
 	return Time{}, fmt.Errorf("%q is not a time like 2024-12-15T14:30:22.123456Z", s)
+}
+
+// InZone is the time as the clocks of a zone showed it, where it was read without
+// one; any other stays the moment that it is.
+func (t Time) InZone(zone *time.Location) Time {
+	if read, err := time.ParseInLocation(layoutNoZone, t.text, zone); err == nil {
+		t.Time = read.UTC()
+	}
+	return t
 }
 
 // Equal reports whether both are the same moment, however they are spelt.

@@ -221,8 +221,12 @@ func key(filepath, dir string, format int) (string, error) {
 }
 
 // Digest is the SHA-256 of the data file as lower-case hexadecimal digits. The
-// original system wrote it without the name of the algorithm.
+// original system may have written it without the name of the algorithm, or not
+// at all: then it is empty, and nothing but the size can be compared.
 func (s Schema) Digest(format int) (string, error) {
+	if s.Hash == "" && format == 0 {
+		return "", nil
+	}
 	digits, ok := strings.CutPrefix(s.Hash, hashPrefix)
 	if !ok && format > 0 {
 		return "", fmt.Errorf("hash %q does not begin with %s", s.Hash, hashPrefix)

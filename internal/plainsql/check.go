@@ -65,10 +65,7 @@ const maxRefused = 20
 //
 // Errors are those of Reader.Next, or about the connection and the context.
 func Check(ctx context.Context, conn *pgx.Conn, script *Reader, opts Options) (*Summary, error) {
-	c := &checker{
-		runner: runner{conn: conn, script: script, opts: opts, notes: map[string]int{}, told: script.Offset()},
-		kinds:  map[string]int{}, filled: map[[2]string]int64{}, uses: map[string]bool{}, makes: map[string]bool{}, refers: map[string]bool{}, exact: true,
-	}
+	c := newChecker(conn, script, opts)
 	if err := c.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("check script: %w", err)
 	}
@@ -83,6 +80,7 @@ func Check(ctx context.Context, conn *pgx.Conn, script *Reader, opts Options) (*
 
 type checker struct {
 	runner
+	mere                     bool // nothing is judged, and there is no connection
 	statements, refusedCount int
 	kinds                    map[string]int
 	filled                   map[[2]string]int64
@@ -91,6 +89,13 @@ type checker struct {
 	exact, triggers          bool
 	refused                  []*RefusedError
 	buffer                   []byte
+}
+
+func newChecker(conn *pgx.Conn, script *Reader, opts Options) *checker {
+	return &checker{
+		runner: runner{conn: conn, script: script, opts: opts, notes: map[string]int{}, told: script.Offset()},
+		kinds:  map[string]int{}, filled: map[[2]string]int64{}, uses: map[string]bool{}, makes: map[string]bool{}, refers: map[string]bool{}, exact: true,
+	}
 }
 
 func (c *checker) read(ctx context.Context) error {
@@ -106,13 +111,17 @@ func (c *checker) read(ctx context.Context) error {
 			return err
 		}
 		if item.Kind == Connect {
-			c.refuse(c.connect(item))
+			if !c.mere {
+				c.refuse(c.connect(item))
+			}
 			continue
 		}
 		c.statements++
 		c.look(item)
-		if v := c.rules.judge(item.SQL); v.action == refuse {
-			c.refuse(&RefusedError{Line: item.Line, SQL: beginning(item.SQL), Reason: v.reason, Outside: v.outside})
+		if !c.mere {
+			if v := c.rules.judge(item.SQL); v.action == refuse {
+				c.refuse(&RefusedError{Line: item.Line, SQL: beginning(item.SQL), Reason: v.reason, Outside: v.outside})
+			}
 		}
 		if item.Kind == Copy {
 			if err := c.count(ctx, item); err != nil {

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"io"
 	"runtime"
 	"slices"
@@ -69,6 +70,12 @@ func (r *Repo) Catalog(ctx context.Context) ([]Backup, error) {
 		r.writeIndex(ctx, backups)
 	}
 	backups, _ = apart(slices.DeleteFunc(backups, removedMeanwhile))
+	bare, err := r.bare(ctx, backups)
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	r.localize(backups) // after the index has them as they were read
+	backups = append(backups, bare...)
 	sortNewest(backups)
 	return backups, nil
 }

@@ -65,6 +65,9 @@ func (c *Cleaning) Remove(ctx context.Context, chosen []Backup) (removed []stora
 		return nil, fmt.Errorf("remove backups: %w", err)
 	}
 	for _, b := range chosen {
+		if b.Bare { // there is no manifest
+			continue
+		}
 		if err := c.repo.storage.Delete(ctx, b.Key); err != nil {
 			return removed, err
 		}
@@ -204,7 +207,7 @@ type Orphan struct {
 }
 
 // OldOrphans returns the data files and media archives that no manifest names,
-// that were last written to at least age ago, and whose run is not at work any
+// that the original system cannot have written, that were last written to at least age ago, and whose run is not at work any
 // more or has left no mark: those with a mark are for the next backup to remove.
 // The backups must be all that there are.
 func (r *Repo) OldOrphans(ctx context.Context, backups []Backup, age time.Duration) ([]Orphan, error) {
@@ -242,6 +245,7 @@ func (r *Repo) oldOrphans(ctx context.Context, age time.Duration, lists ...[]Bac
 	if err != nil {
 		return nil, fmt.Errorf("find orphans: %w", err)
 	}
+	orphans = slices.DeleteFunc(orphans, func(o Orphan) bool { return !o.Removal && o.Problem == "" && r.isForeign(ctx, o.Info) })
 	for i := range orphans {
 		o := &orphans[i]
 		if o.Removal || o.Problem != "" {

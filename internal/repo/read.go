@@ -25,6 +25,10 @@ type Backup struct {
 	Key      string // of the manifest
 	Manifest *manifest.Manifest
 	Err      error
+	// Bare says that there is no manifest, only dumps of the original system: the
+	// Manifest is made up of what they tell, without hashes, ID is the time in their
+	// names, and Key that of the first.
+	Bare bool
 
 	modified time.Time
 	size     int64 // of the manifest
@@ -82,6 +86,12 @@ func (r *Repo) read(ctx context.Context) (backups, strays []Backup, err error) {
 		return nil, nil, err
 	}
 	backups, more := apart(backups)
+	bare, err := r.bare(ctx, backups)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list backups: %w", err)
+	}
+	r.localize(backups)
+	backups = append(backups, bare...)
 	sortNewest(backups)
 	return backups, append(strays, more...), nil
 }
@@ -171,8 +181,8 @@ func later(a, b Backup) int {
 	return cmp.Or(len(b.ID)-len(a.ID), strings.Compare(b.ID, a.ID))
 }
 
-// Newest calls yield for one backup after the other, the one with the newest id
-// first, until it returns false. A manifest is read when its turn comes, so that
+// Newest calls yield for one backup with a manifest after the other, the one with
+// the newest id first, until it returns false. A manifest is read when its turn comes, so that
 // few are where few are needed.
 func (r *Repo) Newest(ctx context.Context, yield func(Backup) bool) error {
 	backups, _, err := r.names(ctx)
@@ -210,10 +220,12 @@ func (r *Repo) readManifest(ctx context.Context, key string) (*manifest.Manifest
 }
 
 // Load reads one backup, named by its id, by the file name of its manifest or
-// by the manifest's key. A missing one is an error that matches ErrNoBackup.
+// by its key. A missing one is an error that matches ErrNoBackup.
 func (r *Repo) Load(ctx context.Context, name string) (Backup, error) {
 	key := name
 	switch {
+	case strings.HasPrefix(name, dataPrefix):
+		return r.loadBare(ctx, name)
 	case strings.Contains(name, "/"):
 	case strings.HasSuffix(name, jsonSuffix):
 		key = manifestPrefix + name
@@ -222,12 +234,14 @@ func (r *Repo) Load(ctx context.Context, name string) (Backup, error) {
 	}
 	m, err := r.readManifest(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Backup{}, fmt.Errorf("backup %s in %s: %w", name, r.Location(), ErrNoBackup)
+		return r.loadBare(ctx, name)
 	}
 	if err != nil {
 		return Backup{}, fmt.Errorf("backup %s in %s: %w", name, r.Location(), err)
 	}
-	return Backup{ID: idOf(key), Key: key, Manifest: m}, nil
+	b := Backup{ID: idOf(key), Key: key, Manifest: m}
+	r.localize([]Backup{b})
+	return b, nil
 }
 
 // What can be wrong with a data file.
@@ -289,8 +303,8 @@ func (r *Repo) OpenData(ctx context.Context, m *manifest.Manifest, s manifest.Sc
 }
 
 // CheckHash reads an opened data file once and compares it with the entry of
-// its manifest. What is wrong with it is a *DataError. progress, which may be
-// nil, is told the bytes of each piece that was read.
+// its manifest, with its size only where that has no hash. What is wrong with it
+// is a *DataError. progress, which may be nil, is told the bytes of each piece that was read.
 func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
 	key, err := s.Key(m.Format)
 	if err != nil {
@@ -328,7 +342,7 @@ func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s ma
 			return wrong
 		}
 	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+	if got := hex.EncodeToString(h.Sum(nil)); want != "" && got != want {
 		wrong.Err, wrong.Got, wrong.Want = ErrHash, "sha256 "+got, want
 		return wrong
 	}

@@ -709,7 +709,11 @@ func entryOf(c candidate, moment *manifest.Snapshot) manifest.Schema {
 // schema can be restored that lost something.
 func (s *survey) judge() {
 	for id, b := range s.broken {
-		s.lose(Loss{Backup: id, File: b.Key, Problem: "its manifest cannot be read, and no data file is left of which it could be rebuilt: " + b.Err.Error()})
+		problem := "its manifest cannot be read, and no data file is left of which it could be rebuilt: "
+		if bare := s.bareOf(id); bare != "" {
+			problem = "its manifest cannot be read; the dumps of the original system of that time are backup " + bare + ", so that it can be moved away: "
+		}
+		s.lose(Loss{Backup: id, File: b.Key, Problem: problem + b.Err.Error()})
 	}
 	type name struct{ schema, tenant string }
 	points := map[name]*TenantPoints{}
@@ -743,7 +747,7 @@ func (s *survey) judge() {
 			s.lose(Loss{Backup: b.ID, File: key, Problem: notKnown})
 		}
 		if !again {
-			count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) })
+			count(b.ID, b.Manifest, func(e manifest.Schema) bool { return s.complete(b, e) && !b.Manifest.DefinitionsOnly() })
 		}
 	}
 	for _, re := range s.plan.Rebuild {
@@ -766,6 +770,17 @@ func (s *survey) judge() {
 		}
 		s.plan.Tenants = append(s.plan.Tenants, *points[n])
 	}
+}
+
+// bareOf is the id of a bare backup of the same time as a manifest; empty: there
+// is none.
+func (s *survey) bareOf(id string) string {
+	for _, b := range s.backups {
+		if b.Bare && strings.HasPrefix(b.ID, id+bareSuffix) {
+			return b.ID
+		}
+	}
+	return ""
 }
 
 // complete reports whether all files of an entry are there, and notes those that

@@ -4,7 +4,8 @@
 // A backup exists when its manifest does. The manifest is written last, by
 // BackupWriter.Finish and by nothing else. A run that has begun and not ended
 // has a mark under runs/, which reserves its id. What no manifest names is an
-// orphan; temporary files and marks of dead runs are remains.
+// orphan; temporary files and marks of dead runs are remains. Dumps of the
+// original system are no orphans: without a manifest they are a bare backup.
 package repo
 
 import (
@@ -20,6 +21,9 @@ type Options struct {
 	// LockWait is how long Lock waits for others to give up the lock; 0 means
 	// ten seconds, less than 0 not at all.
 	LockWait time.Duration
+	// Zone is that of times which the original system wrote without one; nil is
+	// UTC.
+	Zone *time.Location
 }
 
 // Repo is a repository in a storage.
@@ -27,6 +31,7 @@ type Repo struct {
 	storage  storage.Storage
 	now      func() time.Time
 	lockWait time.Duration
+	zone     *time.Location
 }
 
 // Open returns the repository in a storage. One that does not exist yet is
@@ -38,7 +43,10 @@ func Open(s storage.Storage, o Options) *Repo {
 	if o.LockWait == 0 {
 		o.LockWait = 10 * time.Second
 	}
-	return &Repo{storage: s, now: o.Now, lockWait: o.LockWait}
+	if o.Zone == nil {
+		o.Zone = time.UTC
+	}
+	return &Repo{storage: s, now: o.Now, lockWait: o.LockWait, zone: o.Zone}
 }
 
 // Location names the repository for people.

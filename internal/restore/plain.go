@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,6 +21,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
 // Script is a plain SQL script to restore a schema from.
@@ -28,6 +30,7 @@ type Script struct {
 	Size   int64       // in bytes
 	Name   string      // of the file: it stands for the id of a backup
 	Time   time.Time   // when it was written, as far as is known
+	Hash   string      // the SHA-256 that it must have, in hexadecimal; empty: not known
 	// AllowOutside lets the script reach outside of its schema.
 	AllowOutside bool
 }
@@ -205,13 +208,18 @@ func (s *script) read(ctx context.Context, schema string) (*plainsql.Summary, er
 	s.Progress.Start("verify", 1, 0)
 	defer s.Progress.Finish()
 	summary, err := plainsql.Check(ctx, s.main, reader.Reader, s.options(schema))
+	if err == nil || s.Hash != "" && ctx.Err() == nil {
+		_, errRest := io.Copy(io.Discard, source) // what comes after its end, or its fault
+		err = cmp.Or(err, errRest)
+		s.digest = hex.EncodeToString(hash.Sum(nil))
+		if s.Hash != "" && s.digest != s.Hash && errRest == nil {
+			// A fault is no wonder then.
+			return nil, &repo.DataError{Schema: schema, Key: s.Name, Err: repo.ErrHash, Got: "sha256 " + s.digest, Want: s.Hash}
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	if _, err := io.Copy(io.Discard, source); err != nil { // what comes after its end
-		return nil, fmt.Errorf("%s: %w", s.Name, err)
-	}
-	s.digest = hex.EncodeToString(hash.Sum(nil))
 	return summary, nil
 }
 

@@ -231,6 +231,33 @@ func TestGolden(t *testing.T) {
 			}
 			return text
 		},
+		"original": func(h *history) string {
+			p := policy(t, "default")
+			now := nightly(h, p, "2025-01-01", 400, func(_ int, x *made) bool {
+				x.original = true
+				x.schemas = []string{"public", "acme", "globex", "initech"}
+				if x.at.Weekday() != time.Sunday {
+					x.typ = manifest.Incremental
+				}
+				return true
+			})
+			out := "The original system: a full backup on Sundays, definitions without rows else. initech is dropped when tenantkeep takes over.\n" + h.show(h.options(p, now))
+			now = nightly(h, p, "2026-02-05", 4, nil)
+			out += "\nFour nights later.\n" + h.show(h.options(p, now))
+			now = nightly(h, p, "2026-02-09", 400, nil)
+			return out + "\nAnd a year.\n" + h.show(h.options(p, now))
+		},
+		"original-lacking": func(h *history) string {
+			for n := range 4 {
+				h.add(made{at: h.day("2026-05-01", n, 2, 0), typ: manifest.Full, schemas: tenants, original: true})
+			}
+			h.backups[3].Lacking = "lacks data/acme_full_20260504_020000.sql.gz"
+			h.backups[2].Lacking = "lacks data/acme_full_20260503_020000.sql.gz"
+			now := h.day("2026-05-04", 0, 12, 0)
+			out := "Files of the two newest are gone.\n" + h.show(h.options(Policy{Daily: 1}, now))
+			h.add(full(h.day("2026-05-05", 0, 2, 0), tenants...))
+			return out + "\nAfter a new one.\n" + h.show(h.options(Policy{Daily: 1}, h.day("2026-05-05", 0, 12, 0)))
+		},
 		"clocks": func(h *history) string {
 			p := Policy{Daily: 2}
 			for n := range 5 {

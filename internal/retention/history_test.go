@@ -45,6 +45,7 @@ type made struct {
 	retention manifest.Retention
 	days      int
 	changes   float64 // share of the schemas that an incremental finds changed
+	original  bool    // the original system made it
 }
 
 func (h *history) add(x made) *Backup {
@@ -62,6 +63,11 @@ func (h *history) add(x made) *Backup {
 		e := manifest.Schema{
 			Schema: name, Tenant: name, Filepath: fmt.Sprintf("data/%s_%s_%s.sql.zst", name, x.typ, id), Size: 100, Timestamp: id, Type: x.typ, Rows: 1000,
 		}
+		if x.original {
+			e.Filepath, e.Rows = fmt.Sprintf("/app/backups/data/%s_%s_%s.sql.gz", name, x.typ, id), 0
+			m.Schemas = append(m.Schemas, e)
+			continue
+		}
 		if x.typ == manifest.Incremental && known {
 			if h.rand.Float64() >= x.changes {
 				e = last
@@ -75,6 +81,9 @@ func (h *history) add(x made) *Backup {
 			h.files[name] = e
 		}
 		m.Schemas = append(m.Schemas, e)
+	}
+	if x.original {
+		m.Format, m.ID, m.Database = 0, "", nil
 	}
 	h.backups = append(h.backups, Backup{ID: id, Time: x.at, Manifest: m})
 	return &h.backups[len(h.backups)-1]

@@ -35,6 +35,9 @@ type Backup struct {
 	Time     time.Time          // of the manifest, or as well as it is known
 	Manifest *manifest.Manifest // nil: it cannot be read
 	Pin      *Pin               // nil: not pinned
+	// Lacking says what is known to be wrong with its files, as "lacks data/x.sql";
+	// empty: nothing. Such a backup is doubtful.
+	Lacking string
 }
 
 // Pin keeps a backup until somebody takes it away.
@@ -279,18 +282,19 @@ func (r *run) sortBackups() {
 
 // readSchemas finds the databases, and the points of each schema.
 func (r *run) readSchemas() {
-	type key struct{ name, system string }
-	databases := make(map[key]*database)
+	databases := make(map[databaseID]*database)
+	heir := r.heir()
 	for _, i := range r.order {
 		m, f := r.backups[i].Manifest, &r.facts[i]
 		if m == nil || m.BackupType == manifest.Baseline {
 			continue
 		}
-		// Manifests of the original system say nothing of it: theirs count as one
-		// that is like no other.
-		var k key
-		if m.Database != nil {
-			k = key{m.Database.Name, m.Database.SystemIdentifier}
+		var k databaseID
+		switch {
+		case m.Database != nil:
+			k = databaseID{m.Database.Name, m.Database.SystemIdentifier}
+		case m.Format == 0:
+			k = heir
 		}
 		d := databases[k]
 		if d == nil {
@@ -313,10 +317,32 @@ func (r *run) readSchemas() {
 				continue
 			}
 			s := r.schemas[place]
-			s.points = append(s.points, point{backup: i, full: own(m, e) && len(e.References) == 0})
+			s.points = append(s.points, point{backup: i, full: own(m, e) && len(e.References) == 0 && !m.DefinitionsOnly()})
 		}
 		d.last = f.entries
 	}
+}
+
+// databaseID tells databases apart.
+type databaseID struct{ name, system string }
+
+// heir is the database of the backups of the original system, which do not say of
+// which one they are. Where all others are of one database they were made of it
+// as well, and its new backups outvote them; else they are of one by themselves.
+func (r *run) heir() databaseID {
+	var heir databaseID
+	for _, b := range r.backups {
+		m := b.Manifest
+		if m == nil || m.Database == nil || m.BackupType == manifest.Baseline || len(m.Schemas) == 0 {
+			continue
+		}
+		id := databaseID{m.Database.Name, m.Database.SystemIdentifier}
+		if heir != (databaseID{}) && heir != id {
+			return databaseID{}
+		}
+		heir = id
+	}
+	return heir
 }
 
 func (r *run) schemaOf(d *database, name string) int {
@@ -391,8 +417,13 @@ func (r *run) judge() {
 // has come this far.
 func (r *run) doubt(i int) string {
 	m, f := r.backups[i].Manifest, &r.facts[i]
-	if len(m.Schemas) == 0 {
+	switch {
+	case r.backups[i].Lacking != "":
+		return r.backups[i].Lacking
+	case len(m.Schemas) == 0:
 		return "holds no schema"
+	case m.DefinitionsOnly():
+		return "is an incremental of the original system, which has definitions and no rows"
 	}
 	var before, rows, size int64
 	for n, place := range f.entries {
@@ -437,7 +468,7 @@ func (r *run) hold() {
 	seen := make(map[*database]bool)
 	for _, i := range r.order {
 		f := &r.facts[i]
-		if f.database == nil || f.future || seen[f.database] {
+		if f.database == nil || f.future || seen[f.database] || r.backups[i].Manifest.DefinitionsOnly() {
 			continue
 		}
 		seen[f.database] = true

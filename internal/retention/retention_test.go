@@ -17,9 +17,14 @@ func random(t *testing.T, seed uint64) (*history, Options) {
 	is := func(share float64) bool { return h.rand.Float64() < share }
 	names := []string{"public", "acme", "globex", "initech"}
 	at := h.day("2025-01-01", 0, 2, 0)
-	for range 20 + h.rand.IntN(250) {
+	original := 0
+	if is(0.4) { // the repository of the original system comes first
+		original = h.rand.IntN(60)
+	}
+	databases := 1 + h.rand.IntN(2)
+	for n := range 20 + h.rand.IntN(250) {
 		at = at.Add(time.Duration(h.rand.IntN(40))*time.Hour + time.Second)
-		x := made{at: at, typ: manifest.Full, changes: h.rand.Float64(), empty: is(0.05)}
+		x := made{at: at, typ: manifest.Full, changes: h.rand.Float64(), empty: is(0.05), original: n < original}
 		if is(0.6) {
 			x.typ = manifest.Incremental
 		} else if is(0.02) {
@@ -30,18 +35,21 @@ func random(t *testing.T, seed uint64) (*history, Options) {
 				continue
 			}
 			x.schemas = append(x.schemas, name)
-			if is(0.05) {
+			if is(0.05) && !x.original {
 				x.failed = append(x.failed, name)
 			}
 		}
-		if is(0.15) {
+		if is(0.15) && !x.original {
 			x.days, x.retention = h.rand.IntN(60), manifest.RetainExactly
 			if is(0.5) {
 				x.retention = manifest.RetainAtLeast
 			}
 		}
-		h.database = &manifest.Database{Name: "shop", SystemIdentifier: fmt.Sprint(h.rand.IntN(2))}
+		h.database = &manifest.Database{Name: "shop", SystemIdentifier: fmt.Sprint(h.rand.IntN(databases))}
 		b := h.add(x)
+		if x.original && is(0.1) {
+			b.Lacking = "lacks data/x.sql.gz"
+		}
 		if is(0.03) {
 			b.Pin = &Pin{Reason: "because"}
 		}
@@ -91,7 +99,12 @@ func TestProperties(t *testing.T) {
 					files[s.Filepath] = b.ID
 				}
 				if b.Manifest.BackupType != manifest.Baseline {
-					key := b.Manifest.Database.SystemIdentifier + s.Schema
+					key := "original " + s.Schema
+					if d := b.Manifest.Database; d != nil {
+						key = d.SystemIdentifier + s.Schema
+					} else if heir := (&run{backups: h.backups}).heir(); heir != (databaseID{}) {
+						key = heir.system + s.Schema
+					}
 					points[key] = append(points[key], b.ID)
 				}
 			}

@@ -16,11 +16,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
@@ -54,8 +54,9 @@ type Report struct {
 	Files    int       `json:"files"`
 	Bytes    int64     `json:"bytes"` // stored
 	Tables   int64     `json:"tables"`
-	Rows     int64     `json:"rows"`   // that were read and compared
-	Legacy   int       `json:"legacy"` // files of the original format, of which only size, hash and compression can be checked
+	Rows     int64     `json:"rows"`                // that were read and compared
+	Legacy   int       `json:"legacy"`              // dumps of the original system, whose rows are counted and cannot be compared
+	Unhashed int       `json:"legacy_without_hash"` // of these, such as have no hash, mostly because no manifest names them
 	Problems []Problem `json:"problems"`
 	Leaks    []Leak    `json:"leaks"`
 }
@@ -178,6 +179,11 @@ func (r *run) files() (files []*file, size int64) {
 		if len(b.Manifest.Schemas)+len(b.Manifest.Failures) == 0 {
 			r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, File: b.Key, Error: "the backup holds no schema"})
 		}
+		for _, f := range b.Manifest.Failures {
+			if b.Bare && (len(r.Schemas) == 0 || slices.Contains(r.Schemas, f.Schema) || slices.Contains(r.Schemas, f.Tenant)) {
+				r.report.Problems = append(r.report.Problems, Problem{Backup: b.ID, Schema: f.Schema, Tenant: f.Tenant, File: f.File, Error: f.Error})
+			}
+		}
 		for _, e := range b.Manifest.Schemas {
 			if len(r.Schemas) > 0 && !slices.Contains(r.Schemas, e.Schema) && !slices.Contains(r.Schemas, e.Tenant) {
 				continue
@@ -199,6 +205,9 @@ func (r *run) files() (files []*file, size int64) {
 				size += e.Size
 				if b.Manifest.Format == 0 {
 					r.report.Legacy++
+					if e.Hash == "" {
+						r.report.Unhashed++
+					}
 				}
 			}
 			f.holders = append(f.holders, h)
@@ -261,31 +270,41 @@ func (r *run) verify(ctx context.Context, f *file) []error {
 	}
 	// What is inside says how much of a changed file is lost.
 	if m.Format == 0 {
-		if err := readLegacy(ctx, object); err != nil {
+		if err := r.original(ctx, object); err != nil {
 			errs = append(errs, err)
+		}
+		for _, h := range f.holders {
+			if h.entry.MediaBackup == "" {
+				continue
+			}
+			if err := r.Repo.CheckMedia(ctx, h.backup.Manifest, h.entry); err != nil {
+				errs = append(errs, err)
+			}
 		}
 		return errs
 	}
 	return append(errs, r.contents(ctx, object, f)...)
 }
 
-// readLegacy reads a file of the original format to its end.
-func readLegacy(ctx context.Context, object storage.Object) error {
-	in := io.NewSectionReader(object, 0, object.Size())
-	head := make([]byte, 2)
-	if _, err := in.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read: %w", err)
-	}
-	if datafile.Detect(head) != datafile.Gzip {
-		return nil // the hash says all there is to say
-	}
-	d, err := gzip.NewReader(&cancelled{ctx, in})
-	if err == nil {
-		_, err = io.Copy(io.Discard, d)
-	}
+// original reads a dump of the original system to its end.
+func (r *run) original(ctx context.Context, object storage.Object) error {
+	script, err := plainsql.Open(&cancelled{ctx, io.NewSectionReader(object, 0, object.Size())}, plainsql.ReaderOptions{})
 	if err != nil {
-		return fmt.Errorf("it cannot be decompressed: %w", err)
+		return err
 	}
+	defer script.Close()
+	found, err := plainsql.Scan(ctx, script.Reader, nil)
+	if err != nil {
+		return err
+	}
+	if found.Origin.Program != "pg_dump" {
+		return errors.New("nothing in it says that pg_dump wrote it, so that nobody can tell whether it is whole")
+	}
+	r.Progress.Add(0, found.Rows)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Tables += found.Count("CREATE TABLE")
+	r.report.Rows += found.Rows
 	return nil
 }
 

@@ -353,7 +353,8 @@ func writeOne(t *testing.T, r *repo.Repo, spoil func(*manifest.Table, *manifest.
 	}
 }
 
-// Files of the original system have no index: hash, size and compression.
+// Files of the original system have no index: hash, size, compression, and that
+// pg_dump came to its end.
 func TestLegacy(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -364,7 +365,9 @@ func TestLegacy(t *testing.T) {
 	}
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	_, _ = z.Write(bytes.Repeat([]byte("SELECT 1;\n"), 1000)) // to memory
+	const head = "--\n-- PostgreSQL database dump\n--\n\n-- Dumped by pg_dump version 15.18\n\nCREATE TABLE a.t (x int);\nCOPY a.t (x) FROM stdin;\n"
+	const end = "\\.\n--\n-- PostgreSQL database dump complete\n--\n"
+	_, _ = z.Write([]byte(head + strings.Repeat("1\n", 1000) + end)) // to memory
 	_ = z.Close()
 	write := func(content []byte) {
 		hash := sha256.Sum256(content)
@@ -386,11 +389,47 @@ func TestLegacy(t *testing.T) {
 	}
 	r := open(t, dir)
 	write(b.Bytes())
-	if report, _ := check(t, r); !report.OK || report.Legacy != 1 || report.Files != 1 {
+	if report, _ := check(t, r); !report.OK || report.Legacy != 1 || report.Unhashed != 0 || report.Files != 1 || report.Rows != 1000 || report.Tables != 1 {
 		t.Errorf("report %s", text(t, report))
 	}
-	write(b.Bytes()[:b.Len()-3]) // cut short before it was hashed
-	if report, _ := check(t, r); report.OK || !strings.Contains(text(t, report), "cannot be decompressed") {
+	for want, content := range map[string][]byte{ // as they were when they were hashed
+		"the compressed file ends in the middle":       b.Bytes()[:b.Len()-3],
+		"database dump complete":                       []byte(head + "1\n\\.\n"),
+		"the script is cut":                            []byte(head + "1\n"),
+		"nothing in it says that pg_dump wrote it":     []byte("SELECT 1;\n"),
+		"it is an archive of pg_dump in custom format": []byte("PGDMP\x01\x0e"),
+	} {
+		write(content)
+		if report, _ := check(t, r); report.OK || len(report.Problems) != 1 || !strings.Contains(report.Problems[0].Error, want) {
+			t.Errorf("%s: report %s", want, text(t, report))
+		}
+	}
+	write([]byte(head + "2\n" + end))
+	for want, content := range map[string]string{"other contents": head + "3\n" + end, "another size": head + end} {
+		if err := os.WriteFile(filepath.Join(dir, "data", "a.sql.gz"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if report, _ := check(t, r); report.OK || len(report.Problems) != 1 || !strings.Contains(report.Problems[0].Error, want) {
+			t.Errorf("%s: report %s", want, text(t, report))
+		}
+	}
+}
+
+// Dumps without a manifest are read, and those that are known to be cut named.
+func TestBare(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const whole = "--\n-- PostgreSQL database dump\n--\n\n-- Dumped by pg_dump version 15.18\n\nCREATE TABLE a.t (x int);\n--\n-- PostgreSQL database dump complete\n--\n"
+	for name, content := range map[string]string{
+		"data/a_20240506_070809.sql": whole, "data/b_20240506_070809.sql": strings.Replace(whole, "a.t", "b.t", 1)[:120], "media/a_media_20240506_070809.tar.gz": "",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, _ := check(t, open(t, dir))
+	if report.OK || report.Legacy != 1 || report.Unhashed != 1 || len(report.Problems) != 2 ||
+		!strings.Contains(report.Problems[0].Error, "the file is empty") || !strings.Contains(report.Problems[1].Error, "the dump is cut") {
 		t.Errorf("report %s", text(t, report))
 	}
 }
