@@ -159,7 +159,8 @@ func (r *originalRestore) explain(err error) error {
 // runAll restores several schemas. All that can be checked beforehand is checked
 // of all of them before the first is touched.
 func (r *originalRestore) runAll(ctx context.Context) error {
-	r.options.Progress = &noteOnce{Progress: r.options.Progress, told: map[string]bool{}}
+	progress := &tellOnce{Progress: r.options.Progress, told: map[string]bool{}}
+	r.options.Progress = progress
 	plan, live, err := r.plan(ctx)
 	if err != nil {
 		return r.explain(err)
@@ -170,6 +171,7 @@ func (r *originalRestore) runAll(ctx context.Context) error {
 	if err := r.confirmRestore(ctx, plan, r.opts); err != nil {
 		return err
 	}
+	progress.second = true
 	began := r.now()
 	sum := &restore.Result{Plan: plan}
 	var failed []error
@@ -274,17 +276,46 @@ func addScript(sum, other *plainsql.Summary) {
 	sum.Exact = sum.Exact && other.Exact
 }
 
-// noteOnce passes each note on once: the scripts of tenants are alike, and each is
-// checked twice.
-type noteOnce struct {
+// tellOnce passes each note on once, and the stage of reading a script only the
+// first time: the scripts of tenants are alike, and each is checked twice.
+type tellOnce struct {
 	restore.Progress
 
-	mu   sync.Mutex
-	told map[string]bool
+	mu     sync.Mutex
+	told   map[string]bool
+	second bool // all scripts were read
+	silent bool // until the stage ends
+}
+
+// Start begins a stage.
+func (p *tellOnce) Start(stage string, tenants int, bytes int64) {
+	p.mu.Lock()
+	p.silent = p.second && stage == "verify"
+	p.mu.Unlock()
+	if !p.isSilent() {
+		p.Progress.Start(stage, tenants, bytes)
+	}
+}
+
+// Add counts what was done in a stage that is told.
+func (p *tellOnce) Add(bytes, rows int64) {
+	if !p.isSilent() {
+		p.Progress.Add(bytes, rows)
+	}
+}
+
+// Finish ends a stage.
+func (p *tellOnce) Finish() {
+	if !p.isSilent() {
+		p.Progress.Finish()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = false
 }
 
 // Note passes a note on that was not told yet.
-func (p *noteOnce) Note(level slog.Level, tenant, message string) {
+func (p *tellOnce) Note(level slog.Level, tenant, message string) {
 	p.mu.Lock()
 	told := p.told[tenant+message]
 	p.told[tenant+message] = true
@@ -292,4 +323,10 @@ func (p *noteOnce) Note(level slog.Level, tenant, message string) {
 	if !told {
 		p.Progress.Note(level, tenant, message)
 	}
+}
+
+func (p *tellOnce) isSilent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.silent
 }

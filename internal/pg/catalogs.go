@@ -108,7 +108,7 @@ func catalogParts(versionNum int) []catalogPart {
 		{from: "pg_catalog.pg_namespace c WHERE c.nspname !~ '^pg_(toast|temp_)'", schema: "c.oid", id: "c.oid::int8", more: []string{user + "(c.nspowner)", "c.nspacl::text"}},
 		// TRUNCATE and REINDEX write other files down, VACUUM and ANALYZE figures.
 		{
-			from: `pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL WHERE c.oid >= ` + firstUser + ` AND c.relkind NOT IN ('t', 'i', 'I')`,
+			from:   `pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid AND t.reloptions IS NOT NULL WHERE c.oid >= ` + firstUser + ` AND c.relkind NOT IN ('t', 'i', 'I')`,
 			schema: "c.relnamespace", table: "c.oid", id: "c.oid::int8", whole: "pg_class", more: []string{tablespaceName("c.reltablespace"), "t.reloptions"},
 		},
 		{
