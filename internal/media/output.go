@@ -38,7 +38,9 @@ type outputError struct{ err error }
 func (e *outputError) Error() string { return e.err.Error() }
 func (e *outputError) Unwrap() error { return e.err }
 
-func isOutput(err error) bool {
+// IsWriting reports whether Save failed because the archive could not be written,
+// rather than because of the folder.
+func IsWriting(err error) bool {
 	_, ok := errors.AsType[*outputError](err)
 	return ok
 }

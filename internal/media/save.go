@@ -287,7 +287,7 @@ func (s *saver) read(ctx context.Context, e, twin *Entry) (bool, error) {
 		switch {
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
-		case isOutput(err):
+		case IsWriting(err):
 			return false, err
 		case errors.Is(err, errReplaced) && attempt < readAttempts:
 		case err != nil:
