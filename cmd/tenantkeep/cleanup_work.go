@@ -376,12 +376,16 @@ func appendBackups(items []cleanedJSON, kind, prefix string, backups []repo.Back
 	return items
 }
 
-// ownBytes is the size of the data files that a backup wrote itself.
+// ownBytes is the size of the data files and media archives that a backup wrote
+// itself.
 func ownBytes(m *manifest.Manifest) int64 {
 	var n int64
 	for i := range m.Schemas {
 		if wroteFile(m, &m.Schemas[i]) {
 			n += m.Schemas[i].Size
+		}
+		if wroteMedia(m, &m.Schemas[i]) {
+			n += m.Schemas[i].Media.Size
 		}
 	}
 	return n
@@ -391,6 +395,11 @@ func ownBytes(m *manifest.Manifest) int64 {
 // that of an earlier one.
 func wroteFile(m *manifest.Manifest, s *manifest.Schema) bool {
 	return m.Format == 0 || s.Timestamp == m.ID
+}
+
+// wroteMedia is wroteFile for the media archive.
+func wroteMedia(m *manifest.Manifest, s *manifest.Schema) bool {
+	return s.Media != nil && s.MediaBackup != "" && s.Media.Backup == m.ID
 }
 
 func reasonOf(d restore.Dropped, now time.Time) string {
