@@ -49,12 +49,24 @@ func mediaRoot(cfg *config.Config) (*media.Root, error) {
 			hint: "name the directory with the tenants' folders with --media-root or BACKUP_MEDIA_ROOT",
 		}
 	}
+	return knownMedia(cfg)
+}
+
+// knownMedia is where the tenants' files are, whether or not these are asked for;
+// nil where nothing says it.
+func knownMedia(cfg *config.Config) (*media.Root, error) {
+	if cfg.MediaRoot == "" {
+		return nil, nil
+	}
 	root, err := media.NewRoot(cfg.MediaRoot, cfg.MediaPattern, cfg.MediaFolders)
 	if err != nil {
 		return nil, asUsage(err)
 	}
 	return root, nil
 }
+
+// mediaFlags are the settings about the tenants' files.
+var mediaFlags = []string{"include-media", "media-root", "media-pattern", "media-folder"}
 
 // mediaSource is mediaRoot for a backup.
 func mediaSource(cfg *config.Config) (media.Source, error) {

@@ -75,7 +75,13 @@ func (a *Archive) holds(at, length int64) bool {
 // it is made durable. After an error what was made is still there, for the caller
 // to remove. Nothing outside of the directory is written, whatever the archive
 // holds.
-func (a *Archive) Put(ctx context.Context, root *os.Root, name string, o PutOptions) (_ *Put, err error) {
+func (a *Archive) Put(ctx context.Context, root *os.Root, name string, o PutOptions) (*Put, error) {
+	return a.put(ctx, root, name, o, nil)
+}
+
+// put is Put that hands the new directory to begin, where that is not nil, before
+// anything is in it.
+func (a *Archive) put(ctx context.Context, root *os.Root, name string, o PutOptions, begin func(*os.File) error) (_ *Put, err error) {
 	if err := root.Mkdir(name, 0o700); err != nil {
 		return nil, err
 	}
@@ -84,6 +90,15 @@ func (a *Archive) Put(ctx context.Context, root *os.Root, name string, o PutOpti
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
+	if begin != nil {
+		dir, err := to.Open(Top)
+		if err != nil {
+			return nil, err
+		}
+		if err := begin(dir); err != nil {
+			return nil, err
+		}
+	}
 	p := &putter{PutOptions: o, archive: a, root: to, users: map[string]int{}, groups: map[string]int{}, owner: os.Geteuid() == 0}
 	if err := a.Entries(ctx, func(e Entry) error { return p.entry(ctx, e) }); err != nil {
 		return nil, err
