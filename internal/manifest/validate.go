@@ -185,12 +185,12 @@ func key(filepath, dir string, format int) (string, error) {
 
 // Digest is the SHA-256 of the data file as lower-case hexadecimal digits. The
 // original system wrote it without the name of the algorithm.
-func (s Schema) Digest(format int) (string, error) { return digest(s.Hash, format) }
+func (s Schema) Digest(format int) (string, error) { return hexDigest(s.Hash, format) }
 
 // Digest is that of the archive, as Schema.Digest for the data file.
-func (m *Media) Digest(format int) (string, error) { return digest(m.Hash, format) }
+func (m *Media) Digest(format int) (string, error) { return hexDigest(m.Hash, format) }
 
-func digest(text string, format int) (string, error) {
+func hexDigest(text string, format int) (string, error) {
 	digits, ok := strings.CutPrefix(text, hashPrefix)
 	if !ok && format > 0 {
 		return "", fmt.Errorf("hash %q does not begin with %s", text, hashPrefix)
