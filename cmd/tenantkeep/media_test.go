@@ -180,7 +180,8 @@ func TestMediaAfterKill(t *testing.T) {
 		if err != nil || len(kept) != 1 {
 			t.Fatalf("kept %q, %v", kept, err)
 		}
-		staging := strings.Replace(kept[0], "__replaced_", "__staging_", 1)
+		incoming := w.db.Query(t, `SELECT substring(obj_description(oid, 'pg_namespace') FROM '\{.*')::json -> 'media' ->> 'incoming' FROM pg_namespace WHERE nspname LIKE 'acme__replaced%'`)
+		staging := filepath.Join(w.root, incoming[0])
 		for _, move := range [][2]string{{"acme", staging}, {kept[0], "acme"}} {
 			for i, name := range move {
 				if !filepath.IsAbs(name) {
