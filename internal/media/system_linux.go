@@ -42,7 +42,6 @@ func extents(file *os.File, size int64) (list []Extent, err error) {
 	if st.Blocks*512 >= size {
 		return nil, nil
 	}
-	list = []Extent{}
 	for hole := int64(64 << 10); ; hole *= 2 {
 		list, err = extentsBut(file, size, hole)
 		if err != nil || len(list) <= maxExtents {
