@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -369,6 +370,11 @@ func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, ta
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),
 		})
+		if partial, ok := errors.AsType[*backup.PartialError](err); ok && len(partial.Failures) == 0 {
+			// The folder itself is kept, whole, until cleanup removes it.
+			progress.Note(slog.LevelWarn, "", fmt.Sprintf("the rollback point: %v", err))
+			err = nil
+		}
 		if err != nil {
 			return "", err
 		}

@@ -288,10 +288,28 @@ func (r *Root) Remove(name string) error {
 		return err
 	}
 	defer root.Close()
-	if err := root.RemoveAll(name); err != nil {
+	err = root.RemoveAll(name)
+	if errors.Is(err, fs.ErrPermission) { // folders that not even their owner may change
+		if err = unlock(root, name); err == nil {
+			err = root.RemoveAll(name)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("remove folder %s: %w", path.Join(r.dir, name), err)
 	}
 	return nil
+}
+
+// unlock lets the owner change a folder and all that are in it.
+func unlock(root *os.Root, name string) error {
+	if err := root.Chmod(name, 0o700); err != nil {
+		return err
+	}
+	names, err := foldersIn(root, name)
+	for _, below := range names {
+		err = errors.Join(err, unlock(root, name+"/"+below))
+	}
+	return err
 }
 
 // Exists reports whether a tenant has a folder.

@@ -102,6 +102,22 @@ func TestRevert(t *testing.T) {
 	}
 }
 
+func TestRemoveReadOnly(t *testing.T) {
+	t.Parallel()
+	r, _ := place(t)
+	const name = "live__replaced_20261123_100000"
+	write(t, r.dir, name+"/a/b/file", "x")
+	must(t, os.Chmod(filepath.Join(r.dir, name, "a/b"), 0o500))
+	must(t, os.Chmod(filepath.Join(r.dir, name, "a"), 0o500))
+	must(t, r.Remove(name))
+	if _, err := os.Lstat(filepath.Join(r.dir, name)); err == nil {
+		t.Error("it is still there")
+	}
+	if err := r.Remove("live"); err == nil || r.holds("live") != "of today" {
+		t.Errorf("a live folder was removed: %v", err)
+	}
+}
+
 func TestFolders(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ pattern, schema, want string }{
