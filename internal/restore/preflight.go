@@ -743,7 +743,7 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		u.mask.staging, u.mask.made = list[i].name, true
 		u.resumed = true
 		u.lacks = list[i].Lacks
-		if m := list[i].Media; m != nil && p.Media != nil {
+		if m := list[i].Media; m != nil && p.Media != nil && u.entry.Media != nil {
 			u.files = &files{move: m}
 		} else if m != nil {
 			p.find(Finding{

@@ -392,9 +392,7 @@ func (r *run) report(result *Result, began time.Time) {
 		}
 		if u.err == nil && u.files != nil && u.files.placed {
 			t.ReplacedFiles = u.movedMedia()
-			if u.files.staged != nil {
-				t.Files = u.files.staged.Files
-			}
+			t.Files = u.entry.Media.Files
 		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()
