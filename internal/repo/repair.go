@@ -91,12 +91,22 @@ type RepairOptions struct {
 	// the ID of its backup. Each is the only one of a backup that is made up for
 	// it, whose ID is its key.
 	Check func(context.Context, []Backup) (map[string]error, error)
+	// Media reads what a media archive says of itself: all but its key, size and
+	// hash.
+	Media func(storage.Object) (ArchiveInfo, error)
+}
+
+// ArchiveInfo is what a media archive says of itself.
+type ArchiveInfo struct {
+	Schema, Tenant string
+	manifest.Media
 }
 
 // survey is what there is in a repository.
 type survey struct {
 	sizes     map[string]int64              // of data files and media, by key
 	data      []storage.Info                // data files
+	media     []storage.Info                // media archives that no manifest names
 	backups   []Backup                      // whose manifests can be read, the newest first
 	readable  map[string]*manifest.Manifest // theirs, by id
 	owned     map[string]bool               // data files that these name as their own
@@ -141,6 +151,9 @@ func (r *Repo) PlanRepair(ctx context.Context, o RepairOptions) (*RepairPlan, er
 			return nil, err
 		}
 	}
+	if err := r.findArchives(ctx, s, o); err != nil {
+		return nil, err
+	}
 	s.judge()
 	return s.plan, nil
 }
@@ -161,6 +174,8 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 				return nil
 			case dataPrefix:
 				s.data = append(s.data, i)
+			case mediaPrefix:
+				s.media = append(s.media, i)
 			}
 			if i.Problem == "" {
 				s.sizes[i.Key] = i.Size
@@ -178,8 +193,9 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 	if s.removals, err = r.removals(ctx); err != nil {
 		return nil, err
 	}
+	strays = slices.DeleteFunc(strays, func(b Backup) bool { return b.Err != nil })
 	for _, b := range strays {
-		if b.Err == nil && b.Manifest.ID != "" {
+		if b.Manifest.ID != "" {
 			s.elsewhere[b.Manifest.ID] = b.Key
 		}
 	}
@@ -188,6 +204,11 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 			return nil, err
 		}
 	}
+	inUse, err := namedBy(s.backups, strays)
+	if err != nil {
+		return nil, err
+	}
+	s.media = slices.DeleteFunc(s.media, func(i storage.Info) bool { return isNamed(inUse, i.Key) || i.Problem != "" })
 	return s, r.resume(ctx, s)
 }
 
@@ -675,6 +696,50 @@ func (s *survey) addUnknown(m *manifest.Manifest) {
 	}
 }
 
+// findArchives gives the entries of rebuilt manifests their media archives, as far
+// as these were written by the same run: of one in which no file had changed
+// nothing tells where its files are.
+func (r *Repo) findArchives(ctx context.Context, s *survey, o RepairOptions) error {
+	for _, i := range s.media {
+		id := runOf(i.Key)
+		n := slices.IndexFunc(s.plan.Rebuild, func(re Rebuild) bool { return re.ID == id })
+		if n < 0 || o.Media == nil {
+			continue
+		}
+		m := s.plan.Rebuild[n].Manifest
+		c := candidate{Info: i}
+		if err := r.hash(ctx, &c); err != nil {
+			return err
+		}
+		info, err := r.archiveInfo(ctx, i, o)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err = cmp.Or(c.damaged, err); err != nil {
+			s.lose(Loss{Backup: id, File: i.Key, Problem: "what it holds cannot be read: " + err.Error()})
+			continue
+		}
+		e := slices.IndexFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == info.Schema })
+		if e < 0 || info.Backup != id {
+			s.unused(i, "there is no data file of schema %q of its backup", info.Schema)
+			continue
+		}
+		info.Size, info.Hash = i.Size, c.hash
+		m.IncludeMedia = true
+		m.Schemas[e].MediaBackup, m.Schemas[e].Media = i.Key, &info.Media
+	}
+	return nil
+}
+
+func (r *Repo) archiveInfo(ctx context.Context, i storage.Info, o RepairOptions) (ArchiveInfo, error) {
+	object, err := r.storage.Open(ctx, i.Key)
+	if err != nil {
+		return ArchiveInfo{}, err
+	}
+	defer object.Close() //nolint:errcheck // it was only read
+	return o.Media(object)
+}
+
 // manifestOf describes a backup of one data file.
 func manifestOf(c candidate) *manifest.Manifest {
 	h := c.index.Header
@@ -807,7 +872,21 @@ func (s *survey) complete(b Backup, e manifest.Schema) bool {
 			lose(key, ErrMissing.Error()+", and it is needed by this later backup")
 		}
 	}
-	return whole
+	if e.Media == nil {
+		return whole
+	}
+	rows := whole
+	if size, found := s.sizes[e.MediaBackup]; e.MediaBackup != "" && !found {
+		lose(e.MediaBackup, ErrMissing.Error())
+	} else if e.MediaBackup != "" && size != e.Media.Size {
+		lose(e.MediaBackup, fmt.Sprintf("%v (%d bytes, the manifest says %d)", ErrSize, size, e.Media.Size))
+	}
+	for _, key := range e.Media.References {
+		if _, found := s.sizes[key]; !found {
+			lose(key, ErrMissing.Error()+", and it is needed by this later backup")
+		}
+	}
+	return rows // which can be restored without the files
 }
 
 // Repair writes the manifests of a plan. It has the repository for itself, and

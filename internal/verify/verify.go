@@ -59,6 +59,10 @@ type Report struct {
 	Unhashed int       `json:"legacy_without_hash"` // of these, such as have no hash, mostly because no manifest names them
 	Problems []Problem `json:"problems"`
 	Leaks    []Leak    `json:"leaks"`
+
+	Archives   int   `json:"media_archives"`
+	MediaFiles int64 `json:"media_files"` // that were read in them and compared
+	MediaBytes int64 `json:"media_bytes"` // stored
 }
 
 // Problem is one thing that is wrong.
@@ -146,6 +150,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if err := group.Wait(); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.media(ctx); err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(r.report.Problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(b.Backup, a.Backup), strings.Compare(a.File, b.File))
@@ -272,14 +279,6 @@ func (r *run) verify(ctx context.Context, f *file) []error {
 	if m.Format == 0 {
 		if err := r.original(ctx, object); err != nil {
 			errs = append(errs, err)
-		}
-		for _, h := range f.holders {
-			if h.entry.MediaBackup == "" {
-				continue
-			}
-			if err := r.Repo.CheckMedia(ctx, h.backup.Manifest, h.entry); err != nil {
-				errs = append(errs, err)
-			}
 		}
 		return errs
 	}
