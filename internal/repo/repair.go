@@ -401,6 +401,12 @@ func (s *survey) rebuild(files []candidate, now time.Time) {
 	s.plan.Rebuild = append(s.plan.Rebuild, re)
 }
 
+// Describe is the manifest of a backup of which one data file is all that is
+// known: its index, key, size and hash.
+func Describe(x *datafile.Index, key string, size int64, hash string) *manifest.Manifest {
+	return manifestOf(candidate{Info: storage.Info{Key: key, Size: size}, index: x, hash: hash})
+}
+
 // manifestOf describes a backup of one data file.
 func manifestOf(c candidate) *manifest.Manifest {
 	h := c.index.Header
