@@ -162,7 +162,7 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSONLine(s)
 	}
-	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core {
+	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core && s.Type != string(manifest.Baseline) {
 		a.ui().Printf("The database has no tenants: only core was there to be saved.")
 	}
 	a.ui().Printf("Saved %s: %s, %s.", savedWhat(s), ui.Plural(s.Tables, "table"), ui.Plural(s.Rows, "row"))

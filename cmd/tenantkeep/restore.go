@@ -27,6 +27,9 @@ type RestoreOptions struct {
 	Manifest       string // id, file name or path
 	BackupFile     string // a plain SQL script, instead of a backup
 	AllowOutside   bool   // the script may reach outside of its schema
+	Baseline       bool
+	Template       string   // the baseline of this name, instead of that of core
+	Set            []string // NAME=VALUE, for the statements that register a new tenant
 	Latest         bool
 	At             string   // a time
 	Schemas        []string // by name of the schema or the tenant; empty: everything
@@ -52,6 +55,9 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Manifest, "manifest", "", "the backup to restore: its id, or the `PATH` of its manifest")
 	flags.StringVar(&o.BackupFile, "backup-file", "", "a plain SQL `FILE` instead of a backup: .sql, .sql.gz or .sql.zst, of pg_dump or the original system; - is standard input")
 	flags.BoolVar(&o.AllowOutside, "allow-outside", false, "let the script of --backup-file reach outside of its schema")
+	flags.BoolVar(&o.Baseline, "baseline", false, "a baseline instead of a backup: core goes back to it, or with --template a tenant, or a new one is made")
+	flags.StringVar(&o.Template, "template", "", "the template of this `NAME`, for --baseline: --as makes a new tenant of it, --schema resets one")
+	flags.StringArrayVar(&o.Set, "set", nil, "`NAME=VALUE` of a parameter of --new-tenant-sql; repeat it for more")
 	flags.BoolVar(&o.Latest, "latest", false, "the newest backup that holds what is to be restored")
 	flags.StringVar(&o.At, "at", "", "the newest backup taken at this `TIME` or before: \"2026-11-23 14:30\" (UTC), \"yesterday 14:00\", \"2h ago\"")
 	flags.StringArrayVar(&o.Schemas, "schema", nil, "only this schema or tenant `NAME`; repeat it for more")
@@ -76,6 +82,9 @@ func (o *RestoreOptions) wanted() wanted {
 
 // check refuses what makes no sense together.
 func (o *RestoreOptions) check() error {
+	if o.Baseline || o.Template != "" || len(o.Set) > 0 {
+		return o.checkBaseline()
+	}
 	if o.BackupFile != "" || o.AllowOutside {
 		return o.checkFile()
 	}
@@ -120,6 +129,11 @@ the last moment with the old rows. The replaced schema stays in the database,
 and tenantkeep rollback swaps it back. What fails, or is interrupted, leaves the
 live schema as it was.
 
+--baseline goes back to what backup --backup-type baseline has written: core, or
+with --template and --schema one tenant. With --template and --as it makes a new
+tenant, and registers it by the statements of --new-tenant-sql in the transaction
+in which it appears. Many new tenants can be made at once.
+
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
@@ -130,6 +144,8 @@ failed or lack objects, 130 interrupted.`,
   tenantkeep restore --latest --schema customer_a --table orders --table order_lines
   tenantkeep restore --manifest 20261123_000001 --schema customer_a --dry-run
   tenantkeep restore --backup-file customer_a.sql.gz
+  tenantkeep restore --baseline
+  tenantkeep restore --baseline --template restaurant --as customer_c --set domain=c.example.com
   DATABASE_URL=postgres://…/empty tenantkeep restore --latest --no-owner --no-privileges`,
 		GroupID: groupProtect,
 		Args:    noArgs,
@@ -145,8 +161,11 @@ failed or lack objects, 130 interrupted.`,
 				}
 				return a.listAvailable(cmd.Context(), places, opts.Schemas, opts.Format)
 			}
-			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file"), opts.check()); err != nil {
+			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file", "template"), opts.check()); err != nil {
 				return err
+			}
+			if opts.Baseline {
+				return runRestoreBaseline(cmd.Context(), a, cmd, cfg, opts)
 			}
 			if opts.BackupFile != "" {
 				return runRestoreFile(cmd.Context(), a, cmd, cfg, opts)
@@ -155,7 +174,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
+	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump", "baseline-dir", "new-tenant-sql")
 	return cmd
 }
 
@@ -215,6 +234,11 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if opts.CreateRollback {
 		a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
 	}
+	return a.restoreAndShow(ctx, o, opts)
+}
+
+// restoreAndShow restores and says what was done, or what would be.
+func (a *app) restoreAndShow(ctx context.Context, o restore.Options, opts RestoreOptions) error {
 	result, err := restore.Run(ctx, o)
 	if result.Plan != nil && opts.DryRun {
 		if err := a.showPlan(result.Plan, opts); err != nil {

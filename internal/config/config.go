@@ -49,11 +49,11 @@ type Config struct {
 	// path of a file that holds them; empty: none.
 	NewTenantSQL string
 
-	WALSummaries   string   // checkpoint, wait or off
-	MaxChain       int      // how many files of earlier backups a schema may need, at least one
-	ScheduleType   string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
-	PgDump         string   // program, a name on PATH or a path; empty: the newest that is found
-	LockTimeout    time.Duration
+	WALSummaries string // checkpoint, wait or off
+	MaxChain     int    // how many files of earlier backups a schema may need, at least one
+	ScheduleType string // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	PgDump       string // program, a name on PATH or a path; empty: the newest that is found
+	LockTimeout  time.Duration
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 

@@ -157,7 +157,7 @@ func (r *rollback) find(ctx context.Context, lock bool) (err error) {
 		return err
 	}
 	if lock {
-		if err := pg.Lock(ctx, r.conn, "rollback"); err != nil {
+		if err := pg.LockSchemas(ctx, r.conn, "rollback"); err != nil {
 			return err
 		}
 	}
@@ -339,7 +339,7 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 	}
 	defer pg.Close(conn)
 	if !o.DryRun {
-		if err := pg.Lock(ctx, conn, "cleanup"); err != nil {
+		if err := pg.LockSchemas(ctx, conn, "cleanup"); err != nil {
 			return nil, err
 		}
 	}
