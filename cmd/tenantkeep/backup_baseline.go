@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
 // checkBaseline refuses what makes no sense for a baseline, or only for one.
@@ -92,6 +94,7 @@ func (a *app) writeBaseline(ctx context.Context, repository *repo.Repo, cfg *con
 	file, err := repository.OpenFile(ctx, m, m.Schemas[0])
 	if err == nil {
 		defer file.Close() //nolint:errcheck // it was only read
+		a.tellRows(file.Index)
 		path, err = baseline.Write(cfg.BaselineDir, template, func(w io.Writer) error {
 			_, err := datafile.Join(file.File, &interruptible{ctx, w}, datafile.Compression{Algorithm: datafile.None})
 			return err
@@ -101,4 +104,29 @@ func (a *app) writeBaseline(ctx context.Context, repository *repo.Repo, cfg *con
 		return "", &hintedError{err: err, hint: fmt.Sprintf("the baseline is whole as backup %s: tenantkeep restore --baseline --manifest %s uses it", m.ID, m.ID)}
 	}
 	return path, nil
+}
+
+// tellRows says whose rows are in a baseline, for somebody to see at a glance that
+// there are none of customers.
+func (a *app) tellRows(x *datafile.Index) {
+	const enough = 12
+	var texts []string
+	others := 0
+	for _, t := range x.Tables {
+		switch {
+		case t.Rows == 0:
+		case len(texts) == enough:
+			others++
+		default:
+			texts = append(texts, fmt.Sprintf("%s %s", ui.Safe(t.Name), ui.Count(t.Rows)))
+		}
+	}
+	switch {
+	case len(texts) == 0:
+		a.ui().Printf("No table of it has rows.")
+	case others > 0:
+		a.ui().Printf("Rows of %s and %s are in it.", strings.Join(texts, ", "), ui.Plural(int64(others), "other table"))
+	default:
+		a.ui().Printf("Rows in it: %s.", strings.Join(texts, ", "))
+	}
 }

@@ -182,16 +182,17 @@ func (s prepared) bind(values map[string]string) (sql string, args [][]byte) {
 }
 
 // Run runs the statements of a template in the transaction that the session is
-// in. Every parameter must have a value. Its errors are the server's, with the
-// place of the statement.
+// in. Every parameter must have a value. What the server refuses is a
+// *StatementError.
 func (t *Template) Run(ctx context.Context, conn *pgconn.PgConn, values map[string]string) error {
 	for _, s := range t.statements {
 		sql, args := s.bind(values)
-		if _, err := conn.ExecParams(ctx, sql, args, nil, nil, nil).Close(); err != nil {
-			return fmt.Errorf("line %d (%s): %w", s.line, s.word, err)
+		_, err := conn.ExecParams(ctx, sql, args, nil, nil, nil).Close()
+		if err == nil && conn.TxStatus() != 'T' {
+			err = errors.New("it ended the transaction")
 		}
-		if conn.TxStatus() != 'T' {
-			return fmt.Errorf("line %d (%s): %w", s.line, s.word, errors.New("the transaction was ended"))
+		if err != nil {
+			return &StatementError{Line: s.line, SQL: beginning(sql), Err: err}
 		}
 	}
 	return nil
