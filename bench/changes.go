@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,6 +51,9 @@ func (b *bench) compareChanges(ctx context.Context, stdout io.Writer) error {
 	contenders := []*contender{first, again, increment, dump}
 	if restic, err := exec.LookPath("restic"); err == nil {
 		contenders = append(contenders, b.restic(restic, env, output("restic"), churn))
+	}
+	if program, err := exec.LookPath("pgbackrest"); err == nil {
+		contenders = append(contenders, b.pgBackRest(program, database, output("pgbackrest"), churn))
 	}
 	if err := b.measureAll(ctx, contenders); err != nil {
 		return err
@@ -92,6 +97,57 @@ func (b *bench) restic(program string, env []string, dir string, churn func(cont
 		do: func(ctx context.Context) (measurement, error) {
 			return measurePipe(ctx, env, os.DevNull, []string{b.tool("pg_dump")}, take)
 		},
+	}
+}
+
+// pgBackRest takes an incremental backup of the cluster on top of a full one,
+// without the other databases' files, which it may leave out here only.
+func (b *bench) pgBackRest(program, database, dir string, churn func(context.Context) error) *contender {
+	common := []string{
+		"--stanza=bench", "--pg1-path=" + b.cluster.DataDir(), "--pg1-socket-path=" + b.cluster.SocketDir(),
+		"--pg1-port=" + strconv.Itoa(b.cluster.Port()), "--pg1-user=postgres", "--repo1-path=" + filepath.Join(dir, "repository"),
+		"--lock-path=" + filepath.Join(dir, "lock"), "--log-level-file=off", "--repo1-retention-full=9999999",
+	}
+	run := func(ctx context.Context, args ...string) (measurement, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+		defer cancel()
+		return measure(ctx, os.Environ(), program, slices.Concat(common, args)...)
+	}
+	// Without an archive, and without waiting for the next checkpoint.
+	backup := func(ctx context.Context, kind string) (measurement, error) {
+		args := []string{"backup", "--type=" + kind, "--no-archive-check", "--start-fast", "--compress-type=zst", "--process-max=" + strconv.Itoa(b.jobs)}
+		err := b.withConn(ctx, "postgres", func(conn *pgx.Conn) error {
+			rows, err := conn.Query(ctx, "SELECT 'base/' || oid || '/' FROM pg_catalog.pg_database WHERE datname NOT IN ($1, 'postgres')", database)
+			if err != nil {
+				return err
+			}
+			others, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			for _, path := range others {
+				args = append(args, "--exclude="+path)
+			}
+			return err
+		})
+		if err != nil {
+			return measurement{}, err
+		}
+		return run(ctx, args...)
+	}
+	made := false
+	return &contender{
+		name: "`pgbackrest --type=incr`, a full one is there", output: dir, grows: true,
+		before: func(ctx context.Context) error {
+			if !made {
+				made = true
+				if _, err := run(ctx, "stanza-create", "--no-online"); err != nil {
+					return err
+				}
+				if _, err := backup(ctx, "full"); err != nil {
+					return err
+				}
+			}
+			return churn(ctx)
+		},
+		do: func(ctx context.Context) (measurement, error) { return backup(ctx, "incr") },
 	}
 }
 

@@ -75,7 +75,7 @@ func measurePipe(ctx context.Context, env []string, file string, program, filter
 	first := exec.CommandContext(ctx, program[0], program[1:]...)
 	first.Env, first.Stdout, first.Stderr = env, writer, &said
 	second := exec.CommandContext(ctx, filter[0], filter[1:]...)
-	second.Stdin, second.Stdout = reader, out
+	second.Env, second.Stdin, second.Stdout = env, reader, out
 
 	begin := time.Now()
 	secondErr := second.Start()

@@ -47,6 +47,7 @@ func rowsOf(t *testing.T, w *world, m *manifest.Manifest) (rows map[string]int64
 	f, err := w.opts.Repo.OpenFile(t.Context(), m, m.Schemas[0])
 	must(t, err)
 	defer f.Close()
+	must(t, f.ReadStatements())
 	rows, sequences = map[string]int64{}, map[string]string{}
 	for _, table := range f.Index.Tables {
 		rows[table.Name] = table.Rows

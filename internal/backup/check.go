@@ -112,6 +112,9 @@ func (d *round) compareDefinitions(ctx context.Context, t *tenant) (*DefinitionD
 		return nil, err
 	}
 	defer e.Close() //nolint:errcheck // it was only read
+	if err := e.ReadStatements(); err != nil {
+		return nil, err
+	}
 	difference := &DefinitionDifference{Schema: t.Name, Tenant: t.tenant, Backup: t.parent.backup.ID}
 	for _, kind := range []datafile.FrameKind{datafile.PreDataFrame, datafile.PostDataFrame} {
 		fresh := t.script.pre

@@ -77,6 +77,10 @@ type sink struct {
 	file *datafile.Writer // nil: the rows are only counted and hashed
 	enc  *datafile.Encoder
 	add  func(bytes, rows int64)
+	// stored are frames that an earlier file has; nil: none. It is for small
+	// tables: a segment of a big one does not know its frames before its end.
+	stored    *storedRows
+	segmented bool
 
 	open     bool              // a frame is begun
 	appended bool              // a frame is in the file
@@ -142,8 +146,7 @@ func (k *sink) beginPiece() error {
 		return nil
 	}
 	if !k.open {
-		k.enc.Begin(datafile.DataFrame)
-		k.open = true
+		k.beginFrame()
 	}
 	if _, err := k.enc.Write([]byte(k.into)); err != nil {
 		return err
@@ -152,6 +155,18 @@ func (k *sink) beginPiece() error {
 	k.parts = append(k.parts, k.piece)
 	k.pending = append(k.pending, k.piece)
 	return nil
+}
+
+func (k *sink) beginFrame() {
+	k.open = true
+	if k.segmented {
+		k.enc.BeginSegment()
+		return
+	}
+	k.enc.Begin(datafile.DataFrame)
+	if k.stored != nil {
+		k.enc.Hold()
+	}
 }
 
 func (k *sink) put(rows []byte) error {
@@ -201,7 +216,7 @@ func (k *sink) endFrame() error {
 		return nil
 	}
 	k.open = false
-	n, err := k.file.Append(k.enc)
+	n, err := k.appendFrame()
 	if err != nil {
 		return &storageError{err}
 	}
@@ -211,6 +226,16 @@ func (k *sink) endFrame() error {
 	}
 	k.pending = k.pending[:0]
 	return nil
+}
+
+// appendFrame writes the frame, as an earlier file has it if it does.
+func (k *sink) appendFrame() (int, error) {
+	if !k.segmented {
+		if f, bytes, ok := k.stored.read(k.enc.Digest()); ok {
+			return k.file.AppendStored(f, bytes)
+		}
+	}
+	return k.file.Append(k.enc)
 }
 
 // copied is a table that is being written, with its segments by number.
@@ -610,7 +635,7 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	if err := w.writeDefinitions(t, e, datafile.PreDataFrame, t.script.pre, file); err != nil {
 		return nil, err
 	}
-	if err := w.rows(ctx, c, e, file); err != nil {
+	if err := w.rows(ctx, t, c, e, file); err != nil {
 		return nil, err
 	}
 	if err := w.readOthers(ctx, t, c, func(statements []statement) error {
@@ -627,6 +652,9 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	if err := w.writeDefinitions(t, e, datafile.PostDataFrame, t.script.post, file); err != nil {
 		return nil, err
 	}
+	if err := w.listDefinitions(t, e, file); err != nil {
+		return nil, err
+	}
 	m := w.manifest(w.round)
 	index, err := file.Close(w.enc, datafile.Header{
 		Backup: w.out.ID(), Type: typ, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
@@ -641,12 +669,13 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 
 // rows copies those segments of a tenant's tables that the earlier file does not
 // hold.
-func (w *worker) rows(ctx context.Context, c *contents, e *earlier, file *datafile.Writer) error {
+func (w *worker) rows(ctx context.Context, t *tenant, c *contents, e *earlier, file *datafile.Writer) (err error) {
 	add := w.Progress.Add
 	if c.read {
 		add = func(int64, int64) {} // told when they were read for the first time
 	}
-	sink := &sink{file: file, enc: w.enc, add: add}
+	sink := &sink{file: file, enc: w.enc, add: add, stored: w.openStored(ctx, t)}
+	defer func() { err = errors.Join(err, w.closeStored(t)) }()
 	e.hold(c, file)
 	small := slices.DeleteFunc(slices.Clone(c.small), func(table *copied) bool { return table.held[0] })
 	if err := w.copySmall(ctx, sink, small); err != nil {
@@ -812,6 +841,7 @@ func (w *worker) copySegments(ctx context.Context, sink *sink, c *copied, wanted
 func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, before string) error {
 	s := c.source
 	s.first, s.end = c.blocks(n)
+	sink.segmented = true
 	sink.begin(c.into())
 	batch := pg.Batch{SQL: s.from(), CopyRow: func(_ int, row []byte) error { return sink.row(row) }}
 	if before != "" {

@@ -212,6 +212,7 @@ func TestReusedDefinitions(t *testing.T) {
 // definitions are the statements of a file with their SQL, in their order.
 func definitions(t *testing.T, f *datafile.File) (all []string) {
 	t.Helper()
+	must(t, f.ReadStatements())
 	for _, s := range f.Index.Statements {
 		text, err := f.ReadFrame(s.Frame, nil)
 		must(t, err)

@@ -51,7 +51,13 @@ func (d *round) byDigest(ctx context.Context, t *tenant, uses []string) (string,
 		parts = append(parts, other)
 	}
 	sum := sha256.Sum256([]byte(strings.Join(parts, " ")))
-	return fmt.Sprintf("rows:%x/pg_dump-%s", sum[:16], d.program.Version), nil
+	return fmt.Sprintf("rows:%x/%s", sum[:16], d.written()), nil
+}
+
+// written says how definitions are written: by which pg_dump, and in which form
+// files list them.
+func (d *round) written() string {
+	return fmt.Sprintf("pg_dump-%s/index-%d", d.program.Version, datafile.IndexFormat)
 }
 
 // readCatalogs reads the digests of all schemas that the round may ask for, on a
@@ -138,7 +144,7 @@ func (d *round) byContent(ctx context.Context, tenants []*tenant) error {
 	known := func(t *tenant, fingerprint string) {
 		t.fingerprinted = true
 		if fingerprint != "" {
-			t.definitions = fingerprint + "/pg_dump-" + d.program.Version
+			t.definitions = fingerprint + "/" + d.written()
 		}
 	}
 	var schemas []uint32
@@ -278,7 +284,7 @@ func (d *round) reuse(ctx context.Context, group []*tenant, results *results, ne
 			continue
 		}
 		if d.Type != manifest.Incremental {
-			err := d.readDefinitions(ctx, t)
+			err := d.readParent(ctx, t)
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
@@ -299,32 +305,29 @@ func (d *round) reuse(ctx context.Context, group []*tenant, results *results, ne
 // storedFrame is a frame of definitions that another file has.
 type storedFrame struct {
 	datafile.Frame
-	bytes      []byte // as it is stored there, or decompressed
-	stored     bool
-	statements []datafile.Statement
+	bytes  []byte // as it is stored there, or decompressed
+	stored bool
 }
 
-// readDefinitions reads the definitions of a tenant from its parent, to be
-// stored again.
-func (d *round) readDefinitions(ctx context.Context, t *tenant) error {
+// readParent reads from the parent of a tenant what can be stored again.
+func (d *round) readParent(ctx context.Context, t *tenant) error {
 	e, err := t.parent.open(ctx, d.Repo)
 	if err != nil {
 		return err
 	}
+	t.stored = d.storedRows(t, e)
 	return errors.Join(d.keepDefinitions(t, e), e.Close())
 }
 
 func (d *round) keepDefinitions(t *tenant, e *earlier) error {
 	t.frames = nil
-	byFrame := map[int][]datafile.Statement{}
-	for _, st := range e.Index.Statements {
-		byFrame[st.Frame] = append(byFrame[st.Frame], st)
-	}
 	for i, f := range e.Index.Frames {
-		if f.Kind != datafile.PreDataFrame && f.Kind != datafile.PostDataFrame {
+		switch f.Kind {
+		case datafile.PreDataFrame, datafile.PostDataFrame, datafile.StatementsFrame:
+		default:
 			continue
 		}
-		keep := storedFrame{Frame: f, stored: true, statements: byFrame[i]}
+		keep := storedFrame{Frame: f, stored: true}
 		var algorithm datafile.Algorithm
 		var err error
 		if keep.bytes, algorithm, err = e.StoredFrame(i); err == nil && algorithm != d.Compression.Algorithm {

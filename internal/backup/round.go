@@ -40,6 +40,7 @@ type tenant struct {
 	matviews  []pg.Relation
 	script    script
 	frames    []storedFrame // definitions that are stored again as they are
+	stored    *storedRows   // rows that may be; nil: none
 
 	restarts map[uint32]int64 // where sequences begin of tables that stay empty
 
@@ -49,7 +50,8 @@ type tenant struct {
 // forget lets go of what is only needed while the tenant is being copied, so
 // that memory does not grow with the number of tenants.
 func (t *tenant) forget() {
-	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames, t.restarts = nil, nil, nil, nil, nil, script{}, nil, nil
+	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
+	t.stored, t.restarts = nil, nil
 }
 
 // round takes schemas at one snapshot.

@@ -65,20 +65,31 @@ func (w *worker) append(file *datafile.Writer) error {
 // writeDefinitions writes definitions: those that pg_dump gave, or those of the
 // parent.
 func (w *worker) writeDefinitions(t *tenant, e *earlier, kind datafile.FrameKind, statements []statement, file *datafile.Writer) error {
-	switch {
-	case !t.reused:
-		return w.writeStatements(t, e, file, kind, statements)
-	case e != nil:
-		numbers := map[int]int{}
+	if t.reused {
+		return w.writeAgain(t, e, kind, file)
+	}
+	return w.writeStatements(t, e, file, kind, statements)
+}
+
+// listDefinitions writes the list of the statements of definitions.
+func (w *worker) listDefinitions(t *tenant, e *earlier, file *datafile.Writer) error {
+	if t.reused {
+		return w.writeAgain(t, e, datafile.StatementsFrame, file)
+	}
+	if err := file.BeginStatements(w.enc); err != nil {
+		return err
+	}
+	_, err := w.appendOrRefer(file, datafile.StatementsFrame, e)
+	return err
+}
+
+// writeAgain writes the frames of a kind that the parent has, or refers to them
+// where that is the earlier file.
+func (w *worker) writeAgain(t *tenant, e *earlier, kind datafile.FrameKind, file *datafile.Writer) error {
+	if e != nil {
 		for i, f := range e.Index.Frames {
 			if f.Kind == kind {
-				numbers[i] = e.refer(file, i)
-			}
-		}
-		for _, st := range e.Index.Statements {
-			if n, ok := numbers[st.Frame]; ok {
-				st.Frame = n
-				file.AddStatements(st)
+				e.refer(file, i)
 			}
 		}
 		return nil
@@ -87,33 +98,26 @@ func (w *worker) writeDefinitions(t *tenant, e *earlier, kind datafile.FrameKind
 		if f.Kind != kind {
 			continue
 		}
-		n, err := w.storeAgain(f, file)
-		if err != nil {
+		if err := w.storeAgain(f, file); err != nil {
 			return err
-		}
-		for _, st := range f.statements {
-			st.Frame = n
-			file.AddStatements(st)
 		}
 	}
 	return nil
 }
 
 // storeAgain writes a frame of another file.
-func (w *worker) storeAgain(f storedFrame, file *datafile.Writer) (n int, err error) {
-	if f.stored {
-		n, err = file.AppendStored(f.Frame, f.bytes)
-	} else {
+func (w *worker) storeAgain(f storedFrame, file *datafile.Writer) error {
+	if !f.stored {
 		w.enc.Begin(f.Kind)
 		if _, err := w.enc.Write(f.bytes); err != nil {
-			return 0, err
+			return err
 		}
-		n, err = file.Append(w.enc)
+		return w.append(file)
 	}
-	if err != nil {
-		return 0, &storageError{err}
+	if _, err := file.AppendStored(f.Frame, f.bytes); err != nil {
+		return &storageError{err}
 	}
-	return n, nil
+	return nil
 }
 
 // writeStatements writes statements as frames of a kind, and into the index. A
@@ -148,11 +152,7 @@ func (w *worker) writeStatements(t *tenant, e *earlier, file *datafile.Writer, k
 
 func (w *worker) appendOrRefer(file *datafile.Writer, kind datafile.FrameKind, e *earlier) (int, error) {
 	if e != nil {
-		hash, err := w.enc.Digest()
-		if err != nil {
-			return 0, err
-		}
-		if i, ok := e.frames[frameContent{kind, hash}]; ok {
+		if i, ok := e.frames[frameContent{kind, w.enc.Digest()}]; ok {
 			return e.refer(file, i), nil
 		}
 	}

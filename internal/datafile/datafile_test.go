@@ -67,6 +67,12 @@ func write(t testing.TB, c Compression) (file, text []byte, x *Index) {
 	}
 	n = frame(PostDataFrame, "CREATE INDEX i ON a (x);\n\n")
 	w.AddStatements(Statement{Frame: n, Length: int64(len("CREATE INDEX i ON a (x);\n")), Kind: "INDEX", Tag: "i", Table: "a"})
+	if err := w.BeginStatements(e); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Append(e); err != nil {
+		t.Fatal(err)
+	}
 	x, err = w.Close(e, Header{Schema: "new\nline", Tenant: "t", Requires: Requires{Roles: []string{"a\nb"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +80,14 @@ func write(t testing.TB, c Compression) (file, text []byte, x *Index) {
 	return out.Bytes(), all.Bytes(), x
 }
 
-func open(b []byte) (*File, error) { return Open(bytes.NewReader(b), int64(len(b))) }
+// open reads all that the index and the list of statements say.
+func open(b []byte) (*File, error) {
+	f, err := Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	return f, f.ReadStatements()
+}
 
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
@@ -93,12 +106,14 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("header %+v", f.Index.Header)
 			}
 			var got []byte
-			for i := range f.Index.Frames {
+			for i, x := range f.Index.Frames {
 				frame, err := f.ReadFrame(i, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				got = append(got, frame...)
+				if x.Kind != StatementsFrame {
+					got = append(got, frame...)
+				}
 			}
 			if !bytes.Equal(got, text) {
 				t.Error("the frames hold something else than was written")
@@ -262,11 +277,10 @@ func TestLyingIndex(t *testing.T) {
 		"rows before their frame":     func(x *Index) { x.Tables[1].Segments[0].Pieces[0].Offset = -1 },
 		"rows that do not add up":     func(x *Index) { x.Tables[1].Rows++ },
 		"segments that do not add up": func(x *Index) { x.Tables[1].Segments[0].Rows++; x.Tables[1].Rows++ },
-		"newer format":                func(x *Index) { x.Header.Format = 2 },
+		"newer format":                func(x *Index) { x.Header.Format = IndexFormat + 1 },
 	} {
 		for _, c := range []Compression{{Algorithm: Zstd}, {Algorithm: None}} {
 			whole, _, x := write(t, c)
-			end := x.Frames[len(x.Frames)-1].Offset + x.Frames[len(x.Frames)-1].Length
 			var copied Index
 			b, err := json.Marshal(x)
 			if err != nil {
@@ -276,7 +290,11 @@ func TestLyingIndex(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(&copied)
-			lying, err := withIndex(whole[:end], &copied, c)
+			frames, err := withStatements(whole, &copied, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lying, err := withIndex(frames, &copied, c)
 			if err != nil {
 				continue // the writer refuses it
 			}
@@ -303,6 +321,62 @@ func TestLyingIndex(t *testing.T) {
 			t.Errorf("size wrong by %d: %v", wrong, err)
 		}
 	}
+}
+
+// TestFirstFormat reads a file whose index lists all statements itself.
+func TestFirstFormat(t *testing.T) {
+	t.Parallel()
+	c := Compression{Algorithm: None}
+	whole, _, want := write(t, c)
+	want.Header.Format = 1
+	statements := want.Frames[len(want.Frames)-1]
+	want.Frames = want.Frames[:len(want.Frames)-1]
+	var out bytes.Buffer
+	l := newLineWriter(&out, indexTitle)
+	l.put(line{Header: &want.Header})
+	for i := range want.Frames {
+		l.put(line{Frame: &want.Frames[i]})
+	}
+	l.statements(want.Statements, func(s Statement) (int, bool) { return s.Frame, true })
+	for i := range want.Tables {
+		l.put(line{Table: &want.Tables[i]})
+	}
+	if err := l.end(); err != nil {
+		t.Fatal(err)
+	}
+	index := strings.Replace(out.String(), fmt.Sprintf("%s%d\n", indexTitle, IndexFormat), indexTitle+"1\n", 1)
+	file := append(bytes.Clone(whole[:statements.Offset]), index...)
+	f, err := open(append(file, trailerFrame(c.Algorithm, statements.Offset, int64(len(index)))...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, f.Index); diff != "" {
+		t.Errorf("the index came back differently:\n%s", diff)
+	}
+}
+
+// withStatements gives the frames of a file whose last one is the list of
+// statements another such list, unless the index does not know it any more.
+func withStatements(file []byte, x *Index, c Compression) ([]byte, error) {
+	last := &x.Frames[len(x.Frames)-1]
+	end := last.Offset + last.Length
+	if last.Kind != StatementsFrame {
+		return file[:end], nil
+	}
+	e, err := NewEncoder(c)
+	if err != nil {
+		return nil, err
+	}
+	e.Begin(StatementsFrame)
+	if err := x.encodeStatements(e); err != nil {
+		return nil, err
+	}
+	if err := e.finish(); err != nil {
+		return nil, err
+	}
+	b := append(bytes.Clone(file[:last.Offset]), e.out.Bytes()...)
+	last.Length, last.Size, last.Hash = int64(e.out.Len()), e.Size(), e.Digest()
+	return b, nil
 }
 
 // withIndex puts another index behind frames.

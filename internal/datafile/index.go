@@ -3,24 +3,32 @@ package datafile
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 )
 
-// IndexFormat is the version of the index that this package writes.
-const IndexFormat = 1
+// IndexFormat is the version of the index that this package writes. The first one,
+// which is read too, lists all statements itself, instead of leaving those of
+// the definitions to a frame of their own.
+const IndexFormat = 2
 
 // Index is the table of contents of a data file, kept in the file itself.
 type Index struct {
 	Header     Header
 	Frames     []Frame
-	Statements []Statement
+	Statements []Statement // of a file that was opened: once ReadStatements was called
 	Tables     []manifest.Table
 }
 
@@ -95,16 +103,23 @@ type FrameKind string
 // The kinds of frame, in the order in which they stand in a file. Frames of
 // rows and of large objects may stand in any order among themselves.
 const (
-	GuardFrame     FrameKind = "guard" // keeps psql from loading a file that is no script by itself
-	HeaderFrame    FrameKind = "header"
-	PreDataFrame   FrameKind = "pre-data"
-	DataFrame      FrameKind = "data"
-	SequenceFrame  FrameKind = "sequences"
-	LargeObjects   FrameKind = "large-objects"
-	PostDataFrame  FrameKind = "post-data"
-	indexFrame     FrameKind = "index"
-	endOfFileFrame FrameKind = "end"
+	GuardFrame    FrameKind = "guard" // keeps psql from loading a file that is no script by itself
+	HeaderFrame   FrameKind = "header"
+	PreDataFrame  FrameKind = "pre-data"
+	DataFrame     FrameKind = "data"
+	SequenceFrame FrameKind = "sequences"
+	LargeObjects  FrameKind = "large-objects"
+	PostDataFrame FrameKind = "post-data"
+	// StatementsFrame lists the statements of the definitions, as comments. It is
+	// the same for two files of the same definitions, and need not be read to be
+	// taken over.
+	StatementsFrame FrameKind = "statements"
+	indexFrame      FrameKind = "index"
+	endOfFileFrame  FrameKind = "end"
 )
+
+// isDefinitions reports whether frames of a kind hold definitions.
+func (k FrameKind) isDefinitions() bool { return k == PreDataFrame || k == PostDataFrame }
 
 // Frame is one independently compressed piece of a file.
 type Frame struct {
@@ -113,7 +128,7 @@ type Frame struct {
 	Offset int64     `json:"offset"`         // in its file
 	Length int64     `json:"length"`         // in its file, compressed
 	Size   int64     `json:"size"`           // decompressed
-	Hash   string    `json:"hash,omitempty"` // sha256 of the decompressed bytes, hexadecimal; not for data, whose segments have their own
+	Hash   string    `json:"hash,omitempty"` // sha256 of the decompressed bytes, hexadecimal; not for rows of big tables, whose segments have their own
 	Stored string    `json:"stored"`         // sha256 of the bytes in the file, hexadecimal
 }
 
@@ -145,127 +160,237 @@ type line struct {
 	Statement *Statement      `json:"statement,omitempty"`
 	Table     *manifest.Table `json:"table,omitempty"`
 	Count     *int            `json:"count,omitempty"` // last line: how many lines stand before it
+	Sum       string          `json:"sum,omitempty"`   // last line of the index: sha256 of those lines, hexadecimal; older files have none
 }
 
 const (
-	indexTitle  = "-- tenantkeep index 1\n"
-	linePrefix  = "-- "
-	maxIndexRaw = 1 << 30
+	indexTitle      = "-- tenantkeep index "
+	statementsTitle = "-- tenantkeep statements "
+	linePrefix      = "-- "
+	maxIndexRaw     = 1 << 30
 )
 
+// encode writes the index, without the statements of definitions.
 func (x *Index) encode(w io.Writer) error {
-	b := bufio.NewWriter(w)
-	if _, err := b.WriteString("\n" + indexTitle); err != nil {
-		return err
-	}
-	count := 0
-	put := func(l line) error {
-		text, err := json.Marshal(l) // escapes newlines: a name cannot leave its comment line
-		if err != nil {
-			return err
-		}
-		count++
-		_, err = fmt.Fprintf(b, "%s%s\n", linePrefix, text)
-		return err
-	}
-	if err := put(line{Header: &x.Header}); err != nil {
-		return err
-	}
+	l := newLineWriter(w, indexTitle)
+	l.put(line{Header: &x.Header})
 	for i := range x.Frames {
-		if err := put(line{Frame: &x.Frames[i]}); err != nil {
-			return err
+		l.put(line{Frame: &x.Frames[i]})
+	}
+	definitions := x.definitionFrames()
+	l.statements(x.Statements, func(s Statement) (int, bool) { return s.Frame, !slices.Contains(definitions, s.Frame) })
+	for i := range x.Tables {
+		l.put(line{Table: &x.Tables[i]})
+	}
+	return l.end(hex.EncodeToString(l.hash.Sum(nil)))
+}
+
+// encodeStatements writes the statements of definitions. Their frames are
+// numbered among those of definitions, so that nothing else in the file has a
+// part in what is written.
+func (x *Index) encodeStatements(w io.Writer) error {
+	definitions := x.definitionFrames()
+	l := newLineWriter(w, statementsTitle)
+	l.statements(x.Statements, func(s Statement) (int, bool) {
+		n := slices.Index(definitions, s.Frame)
+		return n, n >= 0
+	})
+	return l.end("") // its frame has a hash
+}
+
+// definitionFrames are the numbers of the frames that hold definitions.
+func (x *Index) definitionFrames() (numbers []int) {
+	for i, f := range x.Frames {
+		if f.Kind.isDefinitions() {
+			numbers = append(numbers, i)
 		}
 	}
+	return numbers
+}
+
+// lineWriter writes lines of an index. Its first error is that of end.
+type lineWriter struct {
+	w     *bufio.Writer
+	hash  hash.Hash
+	count int
+	err   error
+}
+
+func newLineWriter(w io.Writer, title string) *lineWriter {
+	l := &lineWriter{w: bufio.NewWriter(w), hash: sha256.New()}
+	_, l.err = fmt.Fprintf(l.w, "\n%s%d\n", title, IndexFormat)
+	return l
+}
+
+func (w *lineWriter) put(l line) {
+	if w.err != nil {
+		return
+	}
+	text, err := json.Marshal(l) // escapes newlines: a name cannot leave its comment line
+	if w.err = err; err == nil {
+		w.count++
+		_, w.err = fmt.Fprintf(io.MultiWriter(w.w, w.hash), "%s%s\n", linePrefix, text)
+	}
+}
+
+// statements writes those that have a number for their frame.
+func (w *lineWriter) statements(list []Statement, number func(Statement) (int, bool)) {
 	var previous *Statement
-	for i := range x.Statements {
-		s := x.Statements[i]
+	for i := range list {
+		s := list[i]
+		n, ok := number(s)
+		if !ok {
+			continue
+		}
 		switch expected := follows(previous, s.Frame); {
 		case s.Offset == expected:
 			s.Offset = 0
 		case s.Offset == 0:
-			return fmt.Errorf("statement %s %s overlaps the one before it", s.Kind, s.Tag)
+			w.err = cmp.Or(w.err, fmt.Errorf("statement %s %s overlaps the one before it", s.Kind, s.Tag))
 		}
-		if err := put(line{Statement: &s}); err != nil {
-			return err
-		}
-		previous = &x.Statements[i]
+		s.Frame = n
+		w.put(line{Statement: &s})
+		previous = &list[i]
 	}
-	for i := range x.Tables {
-		if err := put(line{Table: &x.Tables[i]}); err != nil {
-			return err
-		}
-	}
-	n := count
-	if err := put(line{Count: &n}); err != nil {
-		return err
-	}
-	return b.Flush()
 }
 
-func decodeIndex(r io.Reader) (*Index, error) {
+// end writes the last line, with a hash of those before it.
+func (w *lineWriter) end(sum string) error {
+	n := w.count
+	w.put(line{Count: &n, Sum: sum})
+	return cmp.Or(w.err, w.w.Flush())
+}
+
+// readLines reads what a lineWriter wrote, and hands its lines to take.
+func readLines(r io.Reader, title string, take func(line) error) error {
 	in := bufio.NewReader(io.LimitReader(r, maxIndexRaw))
-	x := &Index{}
 	titled, count, done := false, 0, false
+	sum := sha256.New()
 	for {
 		text, err := in.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(text) == 0 {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read index: %w", err)
+			return fmt.Errorf("read index: %w", err)
 		}
 		if string(text) == "\n" {
 			continue
 		}
 		if !titled {
-			if string(text) != indexTitle {
-				return nil, fmt.Errorf("index begins with %q, not with %q: written by a newer version, or no index", clip(text), indexTitle)
+			if err := checkTitle(text, title); err != nil {
+				return err
 			}
 			titled = true
 			continue
 		}
 		if done {
-			return nil, errors.New("index goes on after its last line")
+			return errors.New("index goes on after its last line")
 		}
 		var l line
 		body, ok := bytes.CutPrefix(text, []byte(linePrefix))
 		if !ok {
-			return nil, fmt.Errorf("line %d of the index is no comment", count+1)
+			return fmt.Errorf("line %d of the index is no comment", count+1)
 		}
 		if err := json.Unmarshal(body, &l); err != nil {
-			return nil, fmt.Errorf("line %d of the index: %w", count+1, err)
+			return fmt.Errorf("line %d of the index: %w", count+1, err)
 		}
+		if l.Count != nil {
+			if *l.Count != count {
+				return fmt.Errorf("index has %d lines, its last one says %d", count, *l.Count)
+			}
+			if l.Sum != "" && l.Sum != hex.EncodeToString(sum.Sum(nil)) {
+				return errors.New("index does not have the contents that its last line says")
+			}
+			done = true
+		} else if err := take(l); err != nil {
+			return err
+		}
+		sum.Write(text)
+		count++
+	}
+	if !done {
+		return errors.New("index is not complete")
+	}
+	return nil
+}
+
+// checkTitle checks the first line of an index: its title and its version.
+func checkTitle(text []byte, title string) error {
+	version, ok := bytes.CutPrefix(text, []byte(title))
+	format, err := strconv.Atoi(strings.TrimSuffix(string(version), "\n"))
+	if !ok || err != nil || format < 1 {
+		return fmt.Errorf("index begins with %q, not with %q: this is no index", clip(text), title)
+	}
+	return checkFormat(format)
+}
+
+func checkFormat(format int) error {
+	if format < 1 || format > IndexFormat {
+		return fmt.Errorf("index format %d is not known to this version, which reads up to %d: a newer tenantkeep wrote it", format, IndexFormat)
+	}
+	return nil
+}
+
+// place completes a statement as it was read, which follows another one.
+func (s *Statement) place(list []Statement) {
+	if s.Offset == 0 {
+		var previous *Statement
+		if n := len(list); n > 0 {
+			previous = &list[n-1]
+		}
+		s.Offset = follows(previous, s.Frame)
+	}
+}
+
+func decodeIndex(r io.Reader) (*Index, error) {
+	x := &Index{}
+	err := readLines(r, indexTitle, func(l line) error {
 		switch {
 		case l.Header != nil:
 			x.Header = *l.Header
 		case l.Frame != nil:
 			x.Frames = append(x.Frames, *l.Frame)
 		case l.Statement != nil:
-			var previous *Statement
-			if n := len(x.Statements); n > 0 {
-				previous = &x.Statements[n-1]
-			}
-			if l.Statement.Offset == 0 {
-				l.Statement.Offset = follows(previous, l.Statement.Frame)
-			}
+			l.Statement.place(x.Statements)
 			x.Statements = append(x.Statements, *l.Statement)
 		case l.Table != nil:
 			x.Tables = append(x.Tables, *l.Table)
-		case l.Count != nil:
-			if *l.Count != count {
-				return nil, fmt.Errorf("index has %d lines, its last one says %d", count, *l.Count)
-			}
-			done = true
 		}
-		count++
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if !done {
-		return nil, errors.New("index is not complete")
+	return x, checkFormat(x.Header.Format)
+}
+
+// addStatements puts the statements of definitions where they stand in the
+// script: some before what the index lists, some behind.
+func (x *Index) addStatements(r io.Reader) error {
+	frames := x.definitionFrames()
+	var listed []Statement
+	err := readLines(r, statementsTitle, func(l line) error {
+		if l.Statement == nil {
+			return nil
+		}
+		if n := l.Statement.Frame; n < 0 || n >= len(frames) {
+			return fmt.Errorf("statement %s %s lies in a frame that does not exist", l.Statement.Kind, l.Statement.Tag)
+		}
+		l.Statement.Frame = frames[l.Statement.Frame]
+		l.Statement.place(listed)
+		listed = append(listed, *l.Statement)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if x.Header.Format != IndexFormat {
-		return nil, fmt.Errorf("index format %d is not known to this version, which reads %d", x.Header.Format, IndexFormat)
+	post := slices.IndexFunc(listed, func(s Statement) bool { return x.Frames[s.Frame].Kind == PostDataFrame })
+	if post < 0 {
+		post = len(listed)
 	}
-	return x, nil
+	x.Statements = slices.Concat(listed[:post], x.Statements, listed[post:])
+	return x.validateStatements()
 }
 
 // validate checks that all places named by the index lie inside the files, of
@@ -291,14 +416,8 @@ func (x *Index) validate(end int64) error {
 	if at != end {
 		return fmt.Errorf("frames end at byte %d, the index begins at %d", at, end)
 	}
-	inside := func(frame int, offset, length int64) bool {
-		return frame >= 0 && frame < len(x.Frames) && offset >= 0 && length >= 0 &&
-			length <= x.Frames[frame].Size && offset <= x.Frames[frame].Size-length
-	}
-	for _, s := range x.Statements {
-		if !inside(s.Frame, s.Offset, s.Length) {
-			return fmt.Errorf("statement %s %s lies outside its frame", s.Kind, s.Tag)
-		}
+	if err := x.validateStatements(); err != nil {
+		return err
 	}
 	for _, t := range x.Tables {
 		var rows, size int64
@@ -308,7 +427,7 @@ func (x *Index) validate(end int64) error {
 				if i > 0 && p.Frame <= g.Pieces[i-1].Frame {
 					return fmt.Errorf("pieces of a segment of table %s are not in order", t.Name)
 				}
-				if !inside(p.Frame, p.Offset, p.Bytes) || p.Rows < 0 {
+				if !x.inside(p.Frame, p.Offset, p.Bytes) || p.Rows < 0 {
 					return fmt.Errorf("rows of table %s lie outside their frame", t.Name)
 				}
 				segRows += p.Rows
@@ -325,6 +444,21 @@ func (x *Index) validate(end int64) error {
 		}
 	}
 	return nil
+}
+
+func (x *Index) validateStatements() error {
+	for _, s := range x.Statements {
+		if !x.inside(s.Frame, s.Offset, s.Length) {
+			return fmt.Errorf("statement %s %s lies outside its frame", s.Kind, s.Tag)
+		}
+	}
+	return nil
+}
+
+// inside reports whether a frame holds so many bytes at an offset.
+func (x *Index) inside(frame int, offset, length int64) bool {
+	return frame >= 0 && frame < len(x.Frames) && offset >= 0 && length >= 0 &&
+		length <= x.Frames[frame].Size && offset <= x.Frames[frame].Size-length
 }
 
 func clip(b []byte) string {

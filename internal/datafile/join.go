@@ -17,6 +17,9 @@ import (
 // still in use, and that are compressed as asked for, are taken as they are
 // stored; the rows of others are put into new ones.
 func Join(f *File, w io.Writer, c Compression) (*Index, error) {
+	if err := f.ReadStatements(); err != nil {
+		return nil, err
+	}
 	enc, err := NewEncoder(c)
 	if err != nil {
 		return nil, err
@@ -52,6 +55,12 @@ func Join(f *File, w io.Writer, c Compression) (*Index, error) {
 				j.to.AddStatements(st)
 			}
 		}
+	}
+	if err := j.to.BeginStatements(enc); err != nil {
+		return nil, err
+	}
+	if _, err := j.to.Append(enc); err != nil {
+		return nil, err
 	}
 	for _, t := range j.tables {
 		j.to.AddTable(t)

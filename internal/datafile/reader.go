@@ -18,6 +18,7 @@ import (
 type File struct {
 	sources []source // this file, then those of Header.Files
 	Index   *Index
+	stated  bool // the index has its statements
 }
 
 // source is where frames lie.
@@ -26,8 +27,8 @@ type source struct {
 	algorithm Algorithm
 }
 
-// Open reads the index of a data file of size bytes. It does not read the
-// frames; what it cannot read is an error that says why.
+// Open reads the index of a data file of size bytes, without the statements. It
+// does not read the frames; what it cannot read is an error that says why.
 func Open(r io.ReaderAt, size int64) (*File, error) {
 	head := make([]byte, 4)
 	if n, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
@@ -68,6 +69,26 @@ func (f *File) Refer(earlier []io.ReaderAt) error {
 		sources = append(sources, source{r, Detect(head)})
 	}
 	f.sources = sources
+	return nil
+}
+
+// ReadStatements completes Index.Statements. A file of which the statements lie in
+// an earlier one must know where that is: see Refer.
+func (f *File) ReadStatements() error {
+	if f.stated {
+		return nil
+	}
+	i := slices.IndexFunc(f.Index.Frames, func(fr Frame) bool { return fr.Kind == StatementsFrame })
+	if i >= 0 {
+		text, err := f.ReadFrame(i, nil)
+		if err != nil {
+			return err
+		}
+		if err := f.Index.addStatements(bytes.NewReader(text)); err != nil {
+			return fmt.Errorf("statements: %w", err)
+		}
+	}
+	f.stated = true
 	return nil
 }
 

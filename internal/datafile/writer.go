@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -31,11 +32,17 @@ type Encoder struct {
 	others frameCompressor
 	out    bytes.Buffer
 	buf    []byte // gathers short writes: a compressor call costs more than a row
+	held   []byte // what is not to be compressed yet
+	holds  bool
 	size   int64
 	hash   hash.Hash
 	hashed bool
 	kind   FrameKind
 }
+
+// maxHeld is up to how many bytes an encoder holds: a frame, and the chunk of
+// rows that ends it.
+const maxHeld = FrameTarget + 256<<10
 
 // NewEncoder makes an encoder for files of that compression.
 func NewEncoder(c Compression) (*Encoder, error) {
@@ -52,6 +59,22 @@ func NewEncoder(c Compression) (*Encoder, error) {
 
 // Begin starts a frame, forgetting one that was not appended.
 func (e *Encoder) Begin(kind FrameKind) {
+	e.begin(kind)
+	e.hashed = true
+}
+
+// BeginSegment starts a frame of rows that has no hash of its own: that of the
+// segment is enough, and to hash a big table twice takes its time.
+func (e *Encoder) BeginSegment() {
+	e.begin(DataFrame)
+	e.hashed = false
+}
+
+// Hold keeps what is written from now on as it is, so that it is compressed only
+// when the frame is appended. A frame that grows big is compressed all the same.
+func (e *Encoder) Hold() { e.holds = true }
+
+func (e *Encoder) begin(kind FrameKind) {
 	e.out.Reset()
 	if e.out.Cap() > 4*FrameTarget { // one enormous row shall not stay in memory for good
 		e.out = bytes.Buffer{}
@@ -61,10 +84,9 @@ func (e *Encoder) Begin(kind FrameKind) {
 		e.comp = e.rows
 	}
 	e.comp.Reset(&e.out)
-	e.buf = e.buf[:0]
+	e.buf, e.held, e.holds = e.buf[:0], e.held[:0], false
 	e.size = 0
 	e.kind = kind
-	e.hashed = kind != DataFrame
 	e.hash.Reset()
 }
 
@@ -74,12 +96,25 @@ func (e *Encoder) Size() int64 { return e.size }
 // Write adds to the frame.
 func (e *Encoder) Write(p []byte) (int, error) {
 	e.size += int64(len(p))
+	if e.hashed {
+		e.hash.Write(p)
+	}
+	if e.holds {
+		if len(e.held)+len(p) <= maxHeld {
+			e.held = append(e.held, p...)
+			return len(p), nil
+		}
+		if err := e.release(); err != nil {
+			return 0, err
+		}
+	}
 	if len(e.buf)+len(p) > cap(e.buf) {
 		if err := e.flush(); err != nil {
 			return 0, err
 		}
 		if len(p) >= cap(e.buf) {
-			return len(p), e.compress(p)
+			_, err := e.comp.Write(p)
+			return len(p), err
 		}
 	}
 	e.buf = append(e.buf, p...)
@@ -90,29 +125,28 @@ func (e *Encoder) flush() error {
 	if len(e.buf) == 0 {
 		return nil
 	}
-	err := e.compress(e.buf)
+	_, err := e.comp.Write(e.buf)
 	e.buf = e.buf[:0]
 	return err
 }
 
-func (e *Encoder) compress(p []byte) error {
-	if e.hashed {
-		e.hash.Write(p)
-	}
-	_, err := e.comp.Write(p)
+// release compresses what was held.
+func (e *Encoder) release() error {
+	e.holds = false
+	_, err := e.comp.Write(e.held)
+	e.held = e.held[:0]
 	return err
 }
 
-// Digest is the hash of what was written since Begin, as Frame.Hash has it; not
-// for rows.
-func (e *Encoder) Digest() (string, error) {
-	if err := e.flush(); err != nil {
-		return "", fmt.Errorf("compress: %w", err)
-	}
-	return hex.EncodeToString(e.hash.Sum(nil)), nil
-}
+// Digest is the hash of what was written since Begin, as Frame.Hash has it.
+func (e *Encoder) Digest() string { return hex.EncodeToString(e.hash.Sum(nil)) }
 
 func (e *Encoder) finish() error {
+	if e.holds {
+		if err := e.release(); err != nil {
+			return err
+		}
+	}
 	if err := e.flush(); err != nil {
 		return err
 	}
@@ -145,7 +179,7 @@ func (w *Writer) Append(e *Encoder) (int, error) {
 	}
 	f := Frame{Kind: e.kind, Size: e.size}
 	if e.hashed {
-		f.Hash = hex.EncodeToString(e.hash.Sum(nil))
+		f.Hash = e.Digest()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -159,15 +193,19 @@ func (w *Writer) append(f Frame, b []byte) (int, error) {
 	if _, w.err = w.w.Write(b); w.err != nil {
 		return 0, w.err
 	}
-	stored := sha256.Sum256(b)
-	f.File, f.Offset, f.Length, f.Stored = 0, w.at, int64(len(b)), hex.EncodeToString(stored[:])
+	if f.Stored == "" {
+		stored := sha256.Sum256(b)
+		f.Stored = hex.EncodeToString(stored[:])
+	}
+	f.File, f.Offset, f.Length = 0, w.at, int64(len(b))
 	w.at += f.Length
 	w.index.Frames = append(w.index.Frames, f)
 	return len(w.index.Frames) - 1, nil
 }
 
 // AppendStored writes a frame of another file of the same algorithm as it is
-// stored there, and returns its number here. The caller has checked the bytes.
+// stored there, and returns its number here. The caller has checked the bytes
+// against f.Stored.
 func (w *Writer) AppendStored(f Frame, stored []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -215,6 +253,17 @@ func (w *Writer) AddTable(t manifest.Table) {
 	w.index.Tables = append(w.index.Tables, t)
 }
 
+// BeginStatements puts the list of the statements of definitions into the
+// encoder, as a frame that is to be appended or referred to. It comes when all
+// frames of definitions are there; a file that takes its definitions over from
+// another one takes over that one's list instead.
+func (w *Writer) BeginStatements(e *Encoder) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.Begin(StatementsFrame)
+	return w.index.encodeStatements(e)
+}
+
 // Close writes the index and the trailer, for which it uses the encoder, and
 // returns the index. It leaves the underlying writer open.
 func (w *Writer) Close(e *Encoder, h Header) (*Index, error) {
@@ -226,6 +275,10 @@ func (w *Writer) Close(e *Encoder, h Header) (*Index, error) {
 	w.index.Header = h
 	// The index must be readable with what it says: better no backup than
 	// one that cannot be restored.
+	listed := slices.ContainsFunc(w.index.Frames, func(f Frame) bool { return f.Kind == StatementsFrame })
+	if !listed && len(w.index.definitionFrames()) > 0 {
+		return nil, errors.New("write index: the statements of the definitions are not listed")
+	}
 	if err := w.index.validate(w.at); err != nil {
 		return nil, fmt.Errorf("write index: %w", err)
 	}

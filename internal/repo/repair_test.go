@@ -63,6 +63,12 @@ func writeFile(ctx context.Context, w *BackupWriter, schema string, later bool) 
 	if _, err := file.Append(enc); err != nil {
 		return e, err
 	}
+	if err := file.BeginStatements(enc); err != nil {
+		return e, err
+	}
+	if _, err := file.Append(enc); err != nil {
+		return e, err
+	}
 	file.AddTable(manifest.Table{Name: "empty"})
 	at := manifest.Snapshot{Time: start.Add(time.Second), LSN: "0/1"}
 	e = manifest.Schema{Schema: schema, Tenant: "tenant of " + schema, Timestamp: w.ID(), Type: manifest.Full, Tables: 1}

@@ -255,6 +255,9 @@ func (p *checker) file(ctx context.Context, u *unit) error {
 			return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
 		}
 	}
+	if err := f.ReadStatements(); err != nil {
+		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
+	}
 	u.file = f
 	return p.readDefinitions(ctx, u)
 }
