@@ -158,9 +158,12 @@ func TestOldBaselineStays(t *testing.T) {
 	must(t, err)
 	full := errors.New("no space left on device")
 	for name, script := range map[string]func(io.Writer) error{
-		"fails":      func(w io.Writer) error { _, _ = w.Write(before[:100]); return full },
-		"is cut":     func(w io.Writer) error { _, err := w.Write(before[:len(before)-5]); return err },
-		"is changed": func(w io.Writer) error { _, err := w.Write(bytes.Replace(before, []byte("Schweiz"), []byte("Schwyz!"), 1)); return err },
+		"fails":  func(w io.Writer) error { _, _ = w.Write(before[:100]); return full },
+		"is cut": func(w io.Writer) error { _, err := w.Write(before[:len(before)-5]); return err },
+		"is changed": func(w io.Writer) error {
+			_, err := w.Write(bytes.Replace(before, []byte("Schweiz"), []byte("Schwyz!"), 1))
+			return err
+		},
 	} {
 		if _, err := baseline.Write(dir, "", script); err == nil {
 			t.Errorf("%s: no error", name)

@@ -302,6 +302,10 @@ func readLines(r io.Reader, title string, take func(line) error) error {
 			if l.Sum != "" && l.Sum != hex.EncodeToString(sum.Sum(nil)) {
 				return errors.New("index does not have the contents that its last line says")
 			}
+			// What hashes the other lines is as it was written, or is no such line.
+			if again, err := json.Marshal(l); err != nil || string(again)+"\n" != string(body) {
+				return errors.New("the last line of the index was changed")
+			}
 			done = true
 		} else if err := take(l); err != nil {
 			return err
