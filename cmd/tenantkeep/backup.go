@@ -230,6 +230,8 @@ func savedWhat(s backupSummary) string {
 	switch {
 	case s.Core && s.Tenants == 0:
 		return "core"
+	case s.Type == string(manifest.Baseline):
+		return "1 tenant as a template"
 	case s.Core:
 		return "core and " + ui.Plural(s.Tenants, "tenant")
 	default:
