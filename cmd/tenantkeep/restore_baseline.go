@@ -119,7 +119,11 @@ func runRestoreBaseline(ctx context.Context, a *app, cmd *cobra.Command, cfg *co
 			a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
 		}
 	}
-	return a.restoreAndShow(ctx, o, opts)
+	err = a.restoreAndShow(ctx, o, opts)
+	if err == nil && o.New && !opts.DryRun {
+		a.ui().Printf("Tenant %s is there.", ui.Safe(opts.As))
+	}
+	return err
 }
 
 // openBaseline finds the baseline that is asked for: in its directory, or with
