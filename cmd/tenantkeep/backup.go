@@ -64,12 +64,17 @@ A baseline is core as it is, or a tenant as a template for new ones. It is writt
 as a plain SQL script into the directory of baselines, and as a backup of its own.
 restore --baseline goes back to it, or makes new tenants of it.
 
+With --include-media the files of each tenant are saved with its schema, from its
+folder in --media-root; what is in none of the tenants' folders goes with core.
+An incremental backup stores the files that changed.
+
 Exit codes: 0 all saved, 1 nothing saved, 2 wrong usage, 3 some tenants failed
 and the others are safe, 130 interrupted.`,
 		Example: `  tenantkeep backup
   tenantkeep backup --backup-type incremental
   tenantkeep backup --schema customer_a --schema customer_b
   tenantkeep backup --exclude-schema staging --compression zstd:9
+  tenantkeep backup --include-media --media-root /srv/app/media
   tenantkeep backup --backup-type baseline --exclude-table-data django_session
   tenantkeep backup --backup-type baseline --template restaurant --schema demo_restaurant --table-data 'menu*' --exclude-table-data 'order*'`,
 		GroupID: groupProtect,
@@ -83,7 +88,8 @@ and the others are safe, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir",
+		"max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
 	return cmd
 }
 
@@ -105,8 +111,12 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if err != nil {
 		return err
 	}
+	files, err := mediaSource(cfg)
+	if err != nil {
+		return err
+	}
 	o := backup.Options{
-		Server: target, Repo: repository,
+		Server: target, Repo: repository, Media: files,
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
 		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
 		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
@@ -172,6 +182,9 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline
 	} else {
 		a.ui().Printf("%s of rows became %s in %s.", ui.Bytes(s.Bytes), ui.Bytes(s.Stored), ui.Duration(r.Elapsed))
 	}
+	if f := s.Media; f != nil {
+		a.ui().Printf("Media: %s of %s, of which %s is new, in %s.", ui.Plural(f.Files, "file"), ui.Bytes(f.Bytes), ui.Bytes(f.Stored), ui.Plural(f.Archives, "archive"))
+	}
 	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
 	if baseline != "" {
 		a.ui().Printf("Baseline %s", ui.Safe(baseline))
@@ -197,13 +210,51 @@ type backupSummary struct {
 	Unchanged    int64              `json:"unchanged"` // schemas of which nothing had to be stored
 	Seconds      float64            `json:"seconds"`
 	Failures     []manifest.Failure `json:"failures"`
+	// Media is what was saved of the tenants' files. Null: these were not asked for.
+	Media *mediaSummary `json:"media,omitempty"`
+}
+
+// mediaSummary says what was saved of files. Fields are only ever added.
+type mediaSummary struct {
+	Files     int64              `json:"files"`
+	Bytes     int64              `json:"bytes"`     // of these files
+	Stored    int64              `json:"stored"`    // by this run
+	Archives  int64              `json:"archives"`  // that this run wrote
+	Unchanged int64              `json:"unchanged"` // tenants whose files are all in earlier archives
+	Failures  []manifest.Failure `json:"failures"`  // schemas of which some could not be saved
+}
+
+func summarizeMedia(m *manifest.Manifest) *mediaSummary {
+	if !m.IncludeMedia {
+		return nil
+	}
+	s := &mediaSummary{Failures: []manifest.Failure{}}
+	for _, e := range m.Schemas {
+		if e.Media == nil {
+			continue
+		}
+		s.Files += e.Media.Files
+		s.Bytes += e.Media.Bytes
+		if e.Media.Failed > 0 {
+			s.Failures = append(s.Failures, manifest.Failure{Schema: e.Schema, Tenant: e.Tenant, Error: fmt.Sprintf("%s could not be saved, the first is %s", ui.Plural(e.Media.Failed, "file"), e.Media.Failures[0])})
+		}
+		switch {
+		case e.MediaBackup == "":
+		case e.Media.Backup == m.ID:
+			s.Archives++
+			s.Stored += e.Media.Size
+		default:
+			s.Unchanged++
+		}
+	}
+	return s
 }
 
 func summarize(r *backup.Result, location string) backupSummary {
 	m := r.Manifest
 	s := backupSummary{
 		Kind: "summary", ID: m.ID, Type: string(m.BackupType), Parent: m.Parent, ManifestPath: location + "/manifests/backup_manifest_" + m.ID + ".json",
-		Seconds: r.Elapsed.Seconds(), Failures: m.Failures,
+		Seconds: r.Elapsed.Seconds(), Failures: m.Failures, Media: summarizeMedia(m),
 	}
 	if s.Failures == nil {
 		s.Failures = []manifest.Failure{}
@@ -245,12 +296,21 @@ func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOption
 		Owner  string `json:"owner"`
 		Tables int    `json:"tables"`
 		Bytes  int64  `json:"estimated_bytes"`
+		Media  string `json:"media_folder,omitempty"`
 	}
 	list := make([]planned, 0, len(r.Planned))
-	table := ui.NewTable(ui.Column{Title: "SCHEMA"}, ui.Column{Title: "OWNER"}, ui.Column{Title: "TABLES", Right: true}, ui.Column{Title: "ABOUT", Right: true})
+	columns := []ui.Column{{Title: "SCHEMA"}, {Title: "OWNER"}, {Title: "TABLES", Right: true}, {Title: "ABOUT", Right: true}}
+	if r.Folders != nil {
+		columns = append(columns, ui.Column{Title: "MEDIA", Text: true})
+	}
+	table := ui.NewTable(columns...)
 	for _, s := range r.Planned {
-		list = append(list, planned{s.Name, s.Owner, s.Tables, s.Bytes})
-		table.Add(s.Name, s.Owner, ui.Count(int64(s.Tables)), ui.Bytes(s.Bytes))
+		list = append(list, planned{s.Name, s.Owner, s.Tables, s.Bytes, r.Folders[s.Name]})
+		cells := []string{s.Name, s.Owner, ui.Count(int64(s.Tables)), ui.Bytes(s.Bytes)}
+		if r.Folders != nil {
+			cells = append(cells, r.Folders[s.Name])
+		}
+		table.Add(cells...)
 	}
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSON(list)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,20 +91,20 @@ func (o *BackupOptions) baseline(cfg *config.Config, to *backup.Options) {
 
 // writeBaseline writes what was backed up as a baseline into its directory, and
 // returns the path of the file.
-func (a *app) writeBaseline(ctx context.Context, repository *repo.Repo, cfg *config.Config, template string, m *manifest.Manifest) (path string, err error) {
+func (a *app) writeBaseline(ctx context.Context, repository *repo.Repo, cfg *config.Config, template string, m *manifest.Manifest) (written string, err error) {
 	file, err := repository.OpenFile(ctx, m, m.Schemas[0])
 	if err == nil {
 		defer file.Close() //nolint:errcheck // it was only read
 		a.tellRows(file.Index)
-		path, err = baseline.Write(cfg.BaselineDir, template, func(w io.Writer) error {
+		written, err = baseline.Write(cfg.BaselineDir, template, func(w io.Writer) error {
 			_, err := datafile.Join(file.File, &interruptible{ctx, w}, datafile.Compression{Algorithm: datafile.None})
 			return err
-		})
+		}, filesOf(ctx, repository, m))
 	}
 	if err != nil {
 		return "", &hintedError{err: err, hint: fmt.Sprintf("the baseline is whole as backup %s: tenantkeep restore --baseline --manifest %s uses it", m.ID, m.ID)}
 	}
-	return path, nil
+	return written, nil
 }
 
 // tellRows says whose rows are in a baseline, for somebody to see at a glance that
@@ -129,4 +130,22 @@ func (a *app) tellRows(x *datafile.Index) {
 	default:
 		a.ui().Printf("Rows in it: %s.", strings.Join(texts, ", "))
 	}
+}
+
+// filesOf is the media archive of a baseline as it is stored in the repository;
+// nil: there is none.
+func filesOf(ctx context.Context, repository *repo.Repo, m *manifest.Manifest) *baseline.Archive {
+	e := m.Schemas[0]
+	if e.MediaBackup == "" || e.Media == nil {
+		return nil
+	}
+	_, ext, _ := strings.Cut(path.Base(e.MediaBackup), ".tar")
+	return &baseline.Archive{Name: m.ID + ".tar" + ext, Write: func(w io.Writer) error {
+		object, err := repository.OpenMedia(ctx, m, e)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(&interruptible{ctx, w}, io.NewSectionReader(object, 0, object.Size()))
+		return errors.Join(err, object.Close())
+	}}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
@@ -102,7 +103,7 @@ backups are held back, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(retentionSettings, "database-url", "log-dir")...)
+	config.AddFlags(cmd.Flags(), append(retentionSettings, "database-url", "media-root", "media-pattern", "media-folder", "log-dir")...)
 	return cmd
 }
 
@@ -119,6 +120,8 @@ type cleanup struct {
 	target *pg.Server // nil: the database is left alone
 	// unreached is why the database, though configured, could not be looked into.
 	unreached error
+
+	media *media.Root // where the tenants' files are; nil: it is not known
 
 	backups []repo.Backup
 	plan    *retention.Plan
@@ -180,6 +183,9 @@ func (c *cleanup) open(ctx context.Context) error {
 		return err
 	}
 	c.saved = places[1]
+	if c.media, err = knownMedia(c.cfg); err != nil {
+		return err
+	}
 	if c.opts.Only != onlyDatabase {
 		c.places = places
 	}

@@ -71,7 +71,7 @@ func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
 	if c.rule.SameDatabase, err = ofDatabase(ctx, c.target); err != nil {
 		return err
 	}
-	c.schemas, err = restore.DropOwn(ctx, restore.DropOptions{Server: c.target, Before: c.before(), DryRun: true})
+	c.schemas, err = restore.DropOwn(ctx, restore.DropOptions{Server: c.target, Before: c.before(), DryRun: true, Media: c.media})
 	return err
 }
 
@@ -226,7 +226,7 @@ func (c *cleanup) stillGoing(shown []string, decisions []retention.Decision, kin
 func (c *cleanup) cleanDatabase(ctx context.Context) error {
 	shown := c.schemas
 	list, err := restore.DropOwn(ctx, restore.DropOptions{
-		Server: c.target, Before: c.before(), Kept: c.settlePoints,
+		Server: c.target, Before: c.before(), Kept: c.settlePoints, Media: c.media,
 		Only: func(d restore.Dropped) bool {
 			return slices.ContainsFunc(shown, func(s restore.Dropped) bool { return s.Name == d.Name })
 		},
@@ -320,7 +320,7 @@ func (c *cleanup) removeLogs() error {
 
 // cleanedJSON is one thing that a cleanup looked at. Fields are only ever added.
 type cleanedJSON struct {
-	Kind    string    `json:"kind"` // backup, rollback, orphan, log, schema; summary is the last
+	Kind    string    `json:"kind"` // backup, rollback, orphan, log, schema, media (a folder); summary is the last
 	Name    string    `json:"name"` // id, key, path or name
 	Schema  string    `json:"schema"`
 	Type    string    `json:"type,omitempty"` // of a backup
@@ -350,8 +350,12 @@ func (c *cleanup) items() []cleanedJSON {
 		items = append(items, cleanedJSON{Kind: "log", Name: l.path, At: l.at.UTC(), Bytes: l.size, Reason: "rotated"})
 	}
 	for _, d := range c.schemas {
+		kind := "schema"
+		if d.Kind == restore.KindFolder {
+			kind = "media"
+		}
 		items = append(items, cleanedJSON{
-			Kind: "schema", Name: d.Name, Schema: d.Schema, At: d.At.UTC(), Bytes: d.Bytes, Keep: len(d.Dependents) > 0,
+			Kind: kind, Name: d.Name, Schema: d.Schema, At: d.At.UTC(), Bytes: d.Bytes, Keep: len(d.Dependents) > 0,
 			Reason: reasonOf(d, c.now), Needed: d.Dependents,
 		})
 	}
@@ -376,12 +380,16 @@ func appendBackups(items []cleanedJSON, kind, prefix string, backups []repo.Back
 	return items
 }
 
-// ownBytes is the size of the data files that a backup wrote itself.
+// ownBytes is the size of the data files and media archives that a backup wrote
+// itself.
 func ownBytes(m *manifest.Manifest) int64 {
 	var n int64
 	for i := range m.Schemas {
 		if wroteFile(m, &m.Schemas[i]) {
 			n += m.Schemas[i].Size
+		}
+		if wroteMedia(m, &m.Schemas[i]) {
+			n += m.Schemas[i].Media.Size
 		}
 	}
 	return n
@@ -393,12 +401,19 @@ func wroteFile(m *manifest.Manifest, s *manifest.Schema) bool {
 	return m.Format == 0 || s.Timestamp == m.ID
 }
 
+// wroteMedia is wroteFile for the media archive.
+func wroteMedia(m *manifest.Manifest, s *manifest.Schema) bool {
+	return s.Media != nil && s.MediaBackup != "" && s.Media.Backup == m.ID
+}
+
 func reasonOf(d restore.Dropped, now time.Time) string {
 	switch d.Kind {
 	case restore.KindReplaced:
 		return fmt.Sprintf("was %s until it was replaced %s", ui.Safe(d.Schema), ui.Age(d.At, now))
 	case restore.KindStaged:
 		return fmt.Sprintf("a restore of %s loaded it %s and could not swap it in", ui.Safe(d.Schema), ui.Age(d.At, now))
+	case restore.KindFolder:
+		return fmt.Sprintf("media folder that a restore replaced or left %s", ui.Age(d.At, now))
 	default:
 		return fmt.Sprintf("a restore of %s left it %s when it died", ui.Safe(d.Schema), ui.Age(d.At, now))
 	}
@@ -411,7 +426,7 @@ func (c *cleanup) going() []cleanedJSON {
 
 // kinds names the kinds of items for people.
 var kinds = []struct{ kind, noun string }{
-	{"backup", "backup"}, {"rollback", "rollback point"}, {"orphan", "file without a backup"}, {"log", "log file"}, {"schema", "schema"},
+	{"backup", "backup"}, {"rollback", "rollback point"}, {"orphan", "file without a backup"}, {"log", "log file"}, {"schema", "schema"}, {"media", "media folder"},
 }
 
 // summaryOf counts items by kind.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
@@ -40,7 +41,7 @@ Exit codes: 0 all is well, 1 something is missing, 2 wrong usage.`,
 		},
 	}
 	form.addFlag(cmd.Flags(), formatTable, formatJSON)
-	config.AddFlags(cmd.Flags(), "database-url", "pg-dump")
+	config.AddFlags(cmd.Flags(), "database-url", "media-root", "media-pattern", "media-folder", "pg-dump")
 	return cmd
 }
 
@@ -205,9 +206,18 @@ func (d *doctor) rights(ctx context.Context, conn pg.Querier, info *pg.Info) err
 
 // remains names the schemas that restores left.
 func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
-	list, err := restore.DropOwn(ctx, restore.DropOptions{Server: target, Before: d.now(), DryRun: true})
+	files, err := knownMedia(d.cfg)
 	if err != nil {
 		return err
+	}
+	list, err := restore.DropOwn(ctx, restore.DropOptions{Server: target, Before: d.now(), DryRun: true, Media: files})
+	if err != nil {
+		return err
+	}
+	if files != nil {
+		if err := d.mediaRoot(ctx, target, files); err != nil {
+			return err
+		}
 	}
 	for _, s := range list {
 		remedy := ""
@@ -217,10 +227,42 @@ func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
 		case restore.KindRemains:
 			remedy = "a restore is at work at this moment, or has died: then the next one, or tenantkeep cleanup, removes it"
 		}
-		d.find("schemas", findingNote, fmt.Sprintf("%s: %s (%s)", ui.Safe(s.Name), reasonOf(s, d.now()), ui.Bytes(s.Bytes)), remedy)
+		check := "schemas"
+		if s.Kind == restore.KindFolder {
+			check = "media"
+			remedy = "tenantkeep cleanup removes it, with its schema where it has one"
+		}
+		d.find(check, findingNote, fmt.Sprintf("%s: %s (%s)", ui.Safe(s.Name), reasonOf(s, d.now()), ui.Bytes(s.Bytes)), remedy)
 	}
 	if len(list) == 0 {
 		d.find("schemas", findingOK, "restores have left nothing", "")
+	}
+	return nil
+}
+
+// mediaRoot checks that the tenants' files can be read, and whether a swap of
+// folders is still to be done.
+func (d *doctor) mediaRoot(ctx context.Context, target *pg.Server, files *media.Root) error {
+	if err := files.Ready(ctx); err != nil {
+		d.failed("media", err)
+		return nil
+	}
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pg.Close(conn)
+	list, err := restore.LeftMedia(ctx, conn, files)
+	if err != nil {
+		d.failed("media", err)
+		return nil
+	}
+	d.find("media", findingOK, fmt.Sprintf("%s can be read", files.Dir()), "")
+	for _, l := range list {
+		if l.Pending {
+			d.find("media", findingProblem, fmt.Sprintf("the files of schema %s were not put in their place, because a restore was interrupted: they are in %s", ui.Safe(l.Schema), ui.Safe(l.Name)),
+				"tenantkeep cleanup puts them there, and so does the next restore or rollback")
+		}
 	}
 	return nil
 }

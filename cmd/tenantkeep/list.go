@@ -117,8 +117,10 @@ type listed struct {
 	Core          bool               `json:"core"`
 	Tables        *int64             `json:"tables"` // null where the original system made the backup
 	Rows          *int64             `json:"rows"`
-	BytesStored   int64              `json:"bytes_stored"`
-	BytesText     *int64             `json:"bytes_text"` // as COPY text, uncompressed
+	BytesStored   int64              `json:"bytes_stored"` // media among it
+	MediaStored   int64              `json:"media_bytes_stored"`
+	MediaFiles    *int64             `json:"media_files"` // null: a backup without media
+	BytesText     *int64             `json:"bytes_text"`  // as COPY text, uncompressed
 	AgeSeconds    int64              `json:"age_seconds"`
 	RetentionDays int                `json:"retention_days"`
 	Compression   string             `json:"compression,omitempty"`
@@ -148,6 +150,9 @@ type backupSchema struct {
 	File        string `json:"file,omitempty"`
 	Rows        *int64 `json:"rows"`
 	BytesStored int64  `json:"bytes_stored"`
+	Media       string `json:"media,omitempty"` // archive of its files
+	MediaFiles  int64  `json:"media_files,omitempty"`
+	MediaBytes  int64  `json:"media_bytes,omitempty"` // of these files
 }
 
 // listGCPercent is by how much memory may grow before garbage is collected.
@@ -345,8 +350,15 @@ func (c *fileCheck) missing(m *manifest.Manifest, n int) []string {
 		return missing
 	}
 	if key, err := s.MediaKey(m.Format); err == nil {
-		if _, found := c.sizes[key]; !found {
+		if size, found := c.sizes[key]; !found || s.Media != nil && size != s.Media.Size {
 			missing = append(missing, key)
+		}
+	}
+	if s.Media != nil {
+		for _, key := range s.Media.References {
+			if _, found := c.sizes[key]; !found {
+				missing = append(missing, key)
+			}
 		}
 	}
 	return missing
@@ -358,7 +370,7 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileChe
 	wanted := func(schema, tenant string) bool {
 		return len(names) == 0 || slices.Contains(names, schema) || slices.Contains(names, tenant)
 	}
-	var tables, rows, text int64
+	var tables, rows, text, mediaFiles, unsaved int64
 	var missing map[string]bool
 	for n := range m.Schemas {
 		s := &m.Schemas[n]
@@ -375,6 +387,16 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileChe
 		if wroteFile(m, s) {
 			b.BytesStored += s.Size
 		}
+		if wroteMedia(m, s) {
+			b.BytesStored += s.Media.Size
+			b.MediaStored += s.Media.Size
+		}
+		if s.Media != nil {
+			mediaFiles += s.Media.Files
+			if s.Media.Failed > 0 {
+				unsaved++
+			}
+		}
 		b.count++
 		if s.IsCore() {
 			b.Core = true
@@ -389,16 +411,28 @@ func (b *listed) addSchemas(m *manifest.Manifest, names []string, files *fileChe
 			if m.Format > 0 {
 				own.Rows = &s.Rows
 			}
+			if key, err := s.MediaKey(m.Format); s.MediaBackup != "" && err == nil {
+				own.Media = key
+			}
+			if s.Media != nil {
+				own.MediaFiles, own.MediaBytes = s.Media.Files, s.Media.Bytes
+			}
 			b.Schemas = append(b.Schemas, own)
 		}
 	}
 	if m.Format > 0 {
 		b.Tables, b.Rows, b.BytesText = &tables, &rows, &text
 	}
+	if m.IncludeMedia && m.Format > 0 {
+		b.MediaFiles = &mediaFiles
+	}
 	for _, f := range m.Failures {
 		if wanted(f.Schema, f.Tenant) {
 			b.Failures = append(b.Failures, f)
 		}
+	}
+	if unsaved > 0 {
+		b.State, b.Problem = statePartial, "media files of "+ui.Plural(unsaved, "schema")+" could not be saved"
 	}
 	if !m.Rebuilt.IsZero() {
 		b.State, b.Problem = statePartial, "its manifest was rebuilt, and what had no file then is not in it"

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
@@ -34,6 +35,46 @@ func (a *app) openRepository(cfg *config.Config) (*repo.Repo, storage.Storage, e
 		return nil, nil, err
 	}
 	return repo.Open(store, repo.Options{Now: a.now}), store, nil
+}
+
+// mediaRoot returns where the tenants' files are; nil where these are not asked
+// for.
+func mediaRoot(cfg *config.Config) (*media.Root, error) {
+	if !cfg.IncludeMedia {
+		return nil, nil
+	}
+	if cfg.MediaRoot == "" {
+		return nil, &usageError{
+			err:  fmt.Errorf("%s: nothing says where the files are", name(cfg, "include-media")),
+			hint: "name the directory with the tenants' folders with --media-root or BACKUP_MEDIA_ROOT",
+		}
+	}
+	return knownMedia(cfg)
+}
+
+// knownMedia is where the tenants' files are, whether or not these are asked for;
+// nil where nothing says it.
+func knownMedia(cfg *config.Config) (*media.Root, error) {
+	if cfg.MediaRoot == "" {
+		return nil, nil
+	}
+	root, err := media.NewRoot(cfg.MediaRoot, cfg.MediaPattern, cfg.MediaFolders)
+	if err != nil {
+		return nil, asUsage(err)
+	}
+	return root, nil
+}
+
+// mediaFlags are the settings about the tenants' files.
+var mediaFlags = []string{"include-media", "media-root", "media-pattern", "media-folder"}
+
+// mediaSource is mediaRoot for a backup.
+func mediaSource(cfg *config.Config) (media.Source, error) {
+	root, err := mediaRoot(cfg)
+	if root == nil {
+		return nil, err
+	}
+	return root, nil
 }
 
 // server returns the database that the settings name.

@@ -12,6 +12,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -204,7 +205,7 @@ func (a *app) planRepair(ctx context.Context, p place, cfg *config.Config, opts 
 		return nil, err
 	}
 	defer unlock() //nolint:errcheck // it ends with the process at the latest
-	return p.Repo.PlanRepair(ctx, repo.RepairOptions{Check: func(ctx context.Context, files []repo.Backup) (map[string]error, error) {
+	return p.Repo.PlanRepair(ctx, repo.RepairOptions{Media: archiveInfo, Check: func(ctx context.Context, files []repo.Backup) (map[string]error, error) {
 		report, err := verify.Run(ctx, verify.Options{Repo: p.Repo, Backups: files, Jobs: cfg.Jobs, Progress: a.progress(opts.Format)})
 		if err != nil {
 			return nil, err
@@ -281,4 +282,20 @@ func orDash(text string) string {
 		return "-"
 	}
 	return text
+}
+
+// archiveInfo reads what a media archive says of itself.
+func archiveInfo(object storage.Object) (repo.ArchiveInfo, error) {
+	archive, err := media.Open(object, object.Size())
+	if err != nil {
+		return repo.ArchiveInfo{}, err
+	}
+	info := repo.ArchiveInfo{
+		Schema: archive.Schema, Tenant: archive.Tenant,
+		Media: manifest.Media{Backup: archive.Backup, Files: archive.Files, Bytes: archive.Bytes},
+	}
+	for _, ref := range archive.References {
+		info.References = append(info.References, ref.Key)
+	}
+	return info, nil
 }

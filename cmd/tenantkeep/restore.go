@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -39,6 +41,7 @@ type RestoreOptions struct {
 	CreateRollback bool
 	Resume         bool
 	Incomplete     bool
+	LeaveOutLinks  bool
 	SwapTimeout    time.Duration
 	NoOwner        bool
 	NoPrivileges   bool
@@ -67,6 +70,7 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.CreateRollback, "create-rollback", true, "back a live schema up into the repository's folder rollback before it is replaced")
 	flags.BoolVar(&o.Resume, "resume", false, "swap in what an earlier restore has staged and could not swap in")
 	flags.BoolVar(&o.Incomplete, "allow-incomplete", false, "replace a live schema although objects of the restored one could not be made")
+	flags.BoolVar(&o.LeaveOutLinks, "leave-out-links", false, "put media back without the links that lead out of their folder")
 	flags.DurationVar(&o.SwapTimeout, "swap-timeout", time.Minute, "how long to try to get the locks for a swap")
 	flags.BoolVar(&o.NoOwner, "no-owner", false, "leave objects to the role that restores them")
 	flags.BoolVar(&o.NoPrivileges, "no-privileges", false, "leave grants out")
@@ -134,6 +138,10 @@ with --template and --schema one tenant. With --template and --as it makes a new
 tenant, and registers it by the statements of --new-tenant-sql in the transaction
 in which it appears. Many new tenants can be made at once.
 
+With --include-media the files of the tenants are put back too: beside the folder
+in --media-root, whose place they take by a rename right after the schema. What
+they replace is kept, and rollback brings it back together with the schema.
+
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
@@ -174,7 +182,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump", "baseline-dir", "new-tenant-sql")
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump", "baseline-dir", "new-tenant-sql")...)
 	return cmd
 }
 
@@ -223,7 +231,12 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
+	files, err := opts.media(cfg, backup.Manifest)
+	if err != nil {
+		return err
+	}
 	o := restore.Options{
+		Media: files, LeaveOutLinks: opts.LeaveOutLinks,
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
@@ -260,6 +273,22 @@ func (a *app) restoreAndShow(ctx context.Context, o restore.Options, opts Restor
 		return asUsage(err)
 	}
 	return err
+}
+
+// media returns where the files are that are put back; nil: these stay as they
+// are.
+func (o *RestoreOptions) media(cfg *config.Config, m *manifest.Manifest) (*media.Root, error) {
+	switch asked := cfg.Source("include-media").Kind == config.FromFlag; {
+	case len(o.Tables) > 0 && asked && cfg.IncludeMedia:
+		return nil, usagef("--table restores rows of single tables: there are no files of a table")
+	case len(o.Tables) > 0:
+		return nil, nil
+	case asked && cfg.IncludeMedia && !m.IncludeMedia:
+		return nil, &usageError{err: fmt.Errorf("--include-media: backup %s was taken without media", ui.Safe(m.ID)), hint: "tenantkeep list --format json shows which backups have media_files"}
+	case o.undoes && !asked && m.IncludeMedia: // what was saved with its files goes back with them
+		return knownMedia(cfg)
+	}
+	return mediaRoot(cfg)
 }
 
 // askWhat lets the user choose on the terminal.
@@ -334,7 +363,7 @@ func notEmpty(cmd *cobra.Command, names ...string) error {
 
 // saveRollbackPoints lets a restore save what it is going to replace.
 func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, o *restore.Options) {
-	o.Point = a.rollbackPoint(cmd, cfg, to, target, o.Progress)
+	o.Point = a.rollbackPoint(cmd, cfg, to, target, o.Media, o.Progress)
 	o.Swapped = settlePoint(to, o.Repo == to.Repo)
 	o.PointReady = func(ctx context.Context, info *pg.Info) error {
 		const without = "(--create-rollback=false does without)"
@@ -353,14 +382,23 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 
 // rollbackPoint returns the function that saves live schemas before they are
 // replaced, into the rollback folder of the repository.
-func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, progress restore.Progress) func(context.Context, []string) (string, error) {
+func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, root *media.Root, progress restore.Progress) func(context.Context, []string) (string, error) {
 	return func(ctx context.Context, schemas []string) (string, error) {
+		var files media.Source
+		if root != nil {
+			files = root
+		}
 		result, err := backup.Run(ctx, backup.Options{
-			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true,
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true, Media: files,
 			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),
 		})
+		if partial, ok := errors.AsType[*backup.PartialError](err); ok && len(partial.Failures) == 0 {
+			// The folder itself is kept, whole, until cleanup removes it.
+			progress.Note(slog.LevelWarn, "", fmt.Sprintf("the rollback point: %v", err))
+			err = nil
+		}
 		if err != nil {
 			return "", err
 		}

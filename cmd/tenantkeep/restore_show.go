@@ -41,7 +41,9 @@ type planned struct {
 	// Live is what is replaced. Null: nothing.
 	Live       *plannedLive       `json:"live"`
 	References []plannedReference `json:"references"` // what elsewhere will point at the restored schema
-	Access     []accessChange     `json:"access"`     // owners, grants, policies and comments of the live schema that are not those of the backup
+	// Media is what happens to the files. Null: they stay as they are.
+	Media  *plannedMedia  `json:"media,omitempty"`
+	Access []accessChange `json:"access"` // owners, grants, policies and comments of the live schema that are not those of the backup
 }
 
 // accessChange is how who may use an object, or what is said about it, differs
@@ -65,6 +67,15 @@ type plannedLive struct {
 	Rows   int64 `json:"rows"` // about
 	Bytes  int64 `json:"bytes_on_disk"`
 	Locks  int   `json:"locks"` // that the swap takes
+}
+
+// plannedMedia are the files that are put back.
+type plannedMedia struct {
+	Files    int64  `json:"files"`
+	Bytes    int64  `json:"bytes"`
+	Stored   int64  `json:"stored"` // in the archive of the backup itself
+	Folder   string `json:"folder"`
+	Replaces bool   `json:"replaces"` // there is such a folder now, which is kept beside
 }
 
 type plannedReference struct {
@@ -99,6 +110,9 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 			one.Live = &plannedLive{s.Live.Tables, s.Live.Rows, s.Live.Bytes, s.Live.Locks}
 			now = "about " + ui.Count(s.Live.Rows)
 		}
+		if m := s.Media; m != nil {
+			one.Media = &plannedMedia{m.Files, m.Bytes, m.Stored, m.Folder, m.Replaces}
+		}
 		for _, r := range s.References {
 			one.References = append(one.References, plannedReference(r))
 		}
@@ -125,6 +139,13 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 		}
 		for _, r := range s.References {
 			a.ui().Printf("  %s %s will point at the restored %s", r.Kind, ui.Safe(r.Object), ui.Safe(strings.Join(r.Into, ", ")))
+		}
+		if m := s.Media; m != nil {
+			kept := ""
+			if m.Replaces {
+				kept = "; what is there now is kept beside it as …__replaced_…"
+			}
+			a.ui().Printf("%s of %s will be put into %s%s.", ui.Plural(m.Files, "file"), ui.Bytes(m.Bytes), ui.Safe(m.Folder), kept)
 		}
 		if len(s.Access) > 0 {
 			a.ui().Printf("Owners, grants, policies and comments will be those of the backup:\n%s", accessLines(s.Access))
@@ -173,11 +194,15 @@ type restoredSchema struct {
 	// Rollback is the backup of it, as restore --manifest takes it.
 	Rollback string `json:"rollback,omitempty"`
 	// Blocked is for how many seconds others could not use its tables.
-	Blocked  float64           `json:"blocked_seconds"`
-	Staged   string            `json:"staged,omitempty"` // the schema that waits for its swap
-	Access   []accessChange    `json:"access"`           // how owners, grants, policies and comments of what was replaced differ
-	Notes    []string          `json:"notes"`
-	Problems []restoredProblem `json:"problems"` // objects that could not be made
+	Blocked float64 `json:"blocked_seconds"`
+	// Files are those that were put back, and ReplacedFiles the folder, below the
+	// media root, of those whose place they took.
+	Files         int64             `json:"media_files,omitempty"`
+	ReplacedFiles string            `json:"media_replaced,omitempty"`
+	Staged        string            `json:"staged,omitempty"` // the schema that waits for its swap
+	Access        []accessChange    `json:"access"`           // how owners, grants, policies and comments of what was replaced differ
+	Notes         []string          `json:"notes"`
+	Problems      []restoredProblem `json:"problems"` // objects that could not be made
 }
 
 type restoredProblem struct {
@@ -199,6 +224,7 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 			Schema: t.Schema, Tenant: t.Tenant, As: t.As, Replaced: t.Replaced, Blocked: t.Blocked, Staged: t.Staged, OK: t.Err == nil && len(t.Problems) == 0, Tables: t.Tables, Rows: t.Rows, Bytes: t.Bytes,
 			Seconds: t.Seconds, Access: accessChanges(t.Access), Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
 		}
+		one.Files, one.ReplacedFiles = t.Files, t.ReplacedFiles
 		if t.Point != "" {
 			one.Rollback = rollbackName + "/" + t.Point
 		}
@@ -232,6 +258,14 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 			a.tellCounted(r)
 		} else {
 			a.ui().Printf("Every table was read again and has the rows and the checksum of backup %s.", ui.Safe(s.Backup))
+		}
+	}
+	for _, t := range s.Schemas {
+		switch {
+		case t.ReplacedFiles != "":
+			a.ui().Printf("%s of tenant %s are back; what they replaced is kept as %s.", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant), ui.Safe(t.ReplacedFiles))
+		case t.Files > 0:
+			a.ui().Printf("%s of tenant %s are back.", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant))
 		}
 	}
 	a.tellSwaps(s)

@@ -50,6 +50,9 @@ A replaced schema stays until tenantkeep cleanup drops it. After that its backup
 in the repository's folder rollback is left, which --to rollback/ID restores like
 any other backup, live.
 
+Where the restore replaced the tenant's media folder too, that goes back with the
+schema; --include-media=false leaves it as it is.
+
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		Example: `  tenantkeep rollback customer_a
   tenantkeep rollback core customer_a customer_b
@@ -77,7 +80,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump")...)
 	return cmd
 }
 
@@ -118,8 +121,13 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	if opts.To != "" && len(schemas) > 1 {
 		return usagef("--to names the replaced schema of one tenant: give one, or rollback/ID")
 	}
+	files, err := knownMedia(cfg)
+	if err != nil {
+		return err
+	}
 	began := a.now()
 	result, err := restore.Rollback(ctx, restore.RollbackOptions{
+		Media: files, RowsOnly: cfg.Given("include-media") && cfg.Source("include-media").Kind == config.FromFlag && !cfg.IncludeMedia,
 		Server: target, Schemas: schemas, Replaced: opts.To, SwapTimeout: opts.SwapTimeout, Progress: a.progress(opts.Format), Now: a.now,
 		Asks: !opts.Yes && a.ui().CanAsk(),
 		Confirm: func(list []restore.Replaced) error {

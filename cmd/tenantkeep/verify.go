@@ -46,7 +46,7 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: `Read the files of all backups and check that they are as they were written: that
 they are there, have their size and hash, that their index can be read and every
 frame decompresses, and that all rows are there, with the checksums of their
-tables. Of files that the original system wrote, only size, hash and compression
+tables. Of media archives every file is read and compared with its hash. Of files that the original system wrote, only size, hash and compression
 can be checked.
 
 Tenants that others refer to are named: a restore of one concerns the others.
@@ -215,6 +215,9 @@ func (a *app) showReport(r *verify.Report, trail *audit.Report, opts VerifyOptio
 	default:
 		a.ui().Printf("All is well: %s, %s, %s stored, %s in %s.", ui.Plural(int64(r.Backups), "backup"), ui.Plural(int64(r.Files), "file"),
 			ui.Bytes(r.Bytes), ui.Plural(r.Rows, "row"), ui.Plural(r.Tables, "table"))
+		if r.Archives > 0 {
+			a.ui().Printf("Media: %s, %s, %s stored.", ui.Plural(int64(r.Archives), "archive"), ui.Plural(r.MediaFiles, "file"), ui.Bytes(r.MediaBytes))
+		}
 		if r.Legacy > 0 {
 			a.ui().Printf("%s of the original format: only size, hash and compression could be checked.", ui.Plural(int64(r.Legacy), "file"))
 		}

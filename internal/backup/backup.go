@@ -27,6 +27,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -53,6 +54,7 @@ type Options struct {
 	LockTimeout    time.Duration      // how long to wait for a lock before trying again; 0: 5 s
 	DryRun         bool               // say what would be taken, take nothing
 	Locked         bool               // the caller holds the lock of the database already
+	Media          media.Source       // of the tenants' files; nil: these are not saved
 	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
 	Version        string             // of tenantkeep, for the manifest
 	Progress       Progress
@@ -75,6 +77,7 @@ type Progress interface {
 type Result struct {
 	Manifest *manifest.Manifest // nil for a dry run
 	Planned  []pg.Schema        // what the run was to save
+	Folders  map[string]string  // of these, where their files are, where they are saved; by schema
 	Elapsed  time.Duration
 }
 
@@ -85,17 +88,27 @@ const (
 	copyAttempts = 3
 )
 
-// PartialError is a run that saved some schemas and not others. Its manifest
-// exists and names them.
+// PartialError is a run that saved some schemas and not others, or not all of
+// their files. Its manifest exists and names them.
 type PartialError struct {
 	Failures []manifest.Failure
+	Media    []manifest.Failure // schemas that are saved, but not all of their files
 	Saved    int
 }
 
 func (e *PartialError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d schemas could not be saved; the others are safe", len(e.Failures), len(e.Failures)+e.Saved)
-	listFailures(&b, e.Failures)
+	if len(e.Failures) > 0 {
+		fmt.Fprintf(&b, "%d of %d schemas could not be saved; the others are safe", len(e.Failures), len(e.Failures)+e.Saved)
+		listFailures(&b, e.Failures)
+	}
+	if len(e.Media) > 0 {
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "not all media files of %d of %d schemas could be saved; their rows, and all others, are safe", len(e.Media), e.Saved)
+		listFailures(&b, e.Media)
+	}
 	return b.String()
 }
 
@@ -219,6 +232,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	for _, s := range result.Planned {
 		r.chosen[s.Name] = true
 	}
+	all := r.mediaTenants(first.candidates())
+	if err := r.checkMedia(ctx, all, result); err != nil {
+		return nil, err
+	}
 	if o.DryRun {
 		result.Elapsed = time.Since(began)
 		return result, nil
@@ -275,14 +292,17 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, &FailedError{Failures: m.Failures}
 	}
 	m.Parent = r.newestParent(m)
+	if err := r.saveMedia(ctx, m, all); err != nil {
+		return nil, err
+	}
 	m.Finished = time.Now().UTC()
 	if err := r.out.Finish(ctx, m); err != nil {
 		return nil, err
 	}
 	o.Progress.Finish()
 	result.Manifest, result.Elapsed = m, time.Since(began)
-	if len(m.Failures) > 0 {
-		return result, &PartialError{Failures: m.Failures, Saved: len(m.Schemas)}
+	if files := mediaFailures(m); len(m.Failures)+len(files) > 0 {
+		return result, &PartialError{Failures: m.Failures, Media: files, Saved: len(m.Schemas)}
 	}
 	return result, nil
 }

@@ -1,5 +1,7 @@
 // Package baseline keeps baselines in a directory: baseline.sql is the core of a
-// new database, templates/NAME/baseline.sql a template for new tenants.
+// new database, templates/NAME/baseline.sql a template for new tenants. Beside it,
+// media/ID.tar.zst are the files that belong to it, where there are any: the media
+// archive of the backup of that id, which the baseline names too.
 //
 // A baseline is one data file without compression, and therefore a plain script
 // for psql. The index in its last lines tells what the file must look like, so
@@ -24,6 +26,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
@@ -31,6 +34,7 @@ import (
 const (
 	fileName   = "baseline.sql"
 	templates  = "templates"
+	mediaDir   = "media"
 	tempPrefix = ".tenantkeep-baseline-"
 
 	// tempAge is how old a temporary file has to be so that nobody writes it any
@@ -99,6 +103,7 @@ func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
 type DamagedError struct {
 	Path    string
 	Foreign bool // it was never written by tenantkeep
+	Media   bool // it is an archive of files
 	Err     error
 }
 
@@ -112,6 +117,9 @@ func (e *DamagedError) Error() string {
 
 // Hint says what can be done with such a file.
 func (e *DamagedError) Hint() string {
+	if e.Media {
+		return "make the baseline anew with tenantkeep backup --backup-type baseline --include-media, or put an older one back with tenantkeep restore --baseline --manifest ID; without the archive it is restored without files"
+	}
 	asScript := "--backup-file " + e.Path + " restores it as a plain SQL script, without the checks of a baseline"
 	if e.Foreign {
 		return asScript
@@ -169,7 +177,51 @@ func Open(ctx context.Context, dir storage.Storage, template string) (*manifest.
 		return nil, fmt.Errorf("read %s: %w", what(template), err)
 	}
 	m := repo.Describe(x, key, o.Size(), "sha256:"+hex.EncodeToString(hash.Sum(nil)))
-	return m, ctx.Err()
+	return m, addMedia(ctx, dir, m)
+}
+
+// archiveExts are how an archive may be compressed.
+var archiveExts = []string{".tar.zst", ".tar.gz", ".tar"}
+
+// addMedia describes the archive that belongs to a baseline, if there is one.
+func addMedia(ctx context.Context, dir storage.Storage, m *manifest.Manifest) error {
+	e := &m.Schemas[0]
+	for _, ext := range archiveExts {
+		key := strings.TrimSuffix(e.Filepath, fileName) + mediaDir + "/" + m.ID + ext
+		o, err := dir.Open(ctx, key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("open the files of a baseline: %w", err)
+		}
+		e.Media, err = describe(o, m)
+		if err := errors.Join(err, o.Close()); err != nil {
+			return &DamagedError{Path: filepath.Join(dir.Location(), filepath.FromSlash(key)), Media: true, Err: err}
+		}
+		e.MediaBackup, m.IncludeMedia = key, true
+		return nil
+	}
+	return ctx.Err()
+}
+
+// describe reads what an archive says of itself.
+func describe(o storage.Object, m *manifest.Manifest) (*manifest.Media, error) {
+	a, err := media.Open(o, o.Size())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case a.Backup != m.ID || a.Schema != m.Schemas[0].Schema:
+		return nil, fmt.Errorf("it is that of schema %q in backup %s", a.Schema, a.Backup)
+	case len(a.References) > 0:
+		return nil, errors.New("it is a part of an incremental backup")
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, io.NewSectionReader(o, 0, o.Size())); err != nil {
+		return nil, err
+	}
+	return &manifest.Media{Backup: a.Backup, Size: o.Size(), Hash: "sha256:" + hex.EncodeToString(hash.Sum(nil)), Files: a.Files, Bytes: a.Bytes}, nil
 }
 
 // firstLine begins every data file that is not compressed.
@@ -192,10 +244,18 @@ func check(r io.ReaderAt, size int64) (*datafile.Index, error) {
 	return f.Index, nil
 }
 
+// Archive is a media archive to be written beside a baseline.
+type Archive struct {
+	Name  string // the id of its backup, and an extension
+	Write func(io.Writer) error
+}
+
 // Write writes a baseline into its directory, where it takes the place of an
 // older one only once it is whole and durable. script writes the data file,
-// without compression. It returns the path of the file.
-func Write(dir, template string, script func(io.Writer) error) (path string, err error) {
+// without compression. The archive, nil where there are no files, comes before:
+// the new baseline names it, and the old one goes on with its own. It returns the
+// path of the baseline.
+func Write(dir, template string, script func(io.Writer) error, archive *Archive) (path string, err error) {
 	key, err := Key(template)
 	if err != nil {
 		return "", err
@@ -206,40 +266,72 @@ func Write(dir, template string, script func(io.Writer) error) (path string, err
 		}
 	}()
 	path = filepath.Join(dir, filepath.FromSlash(key))
+	archives := filepath.Join(filepath.Dir(path), mediaDir)
+	if archive != nil {
+		if err := put(dir, filepath.Join(archives, archive.Name), archive.Write, func(*os.File) error { return nil }); err != nil {
+			return "", err
+		}
+	}
+	if err := put(dir, path, script, whole); err != nil {
+		return "", err
+	}
+	removeOthers(archives, archive)
+	return path, nil
+}
+
+// put writes a file below dir, durably and in the place of another one.
+func put(dir, path string, write func(io.Writer) error, check func(*os.File) error) (err error) {
 	folder := filepath.Dir(path)
 	if err := os.MkdirAll(folder, dirMode); err != nil {
-		return "", err
+		return err
 	}
 	removeOld(folder)
 	f, err := os.CreateTemp(folder, tempPrefix) // readable by nobody else
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() {
 		if failure := os.Remove(f.Name()); !errors.Is(failure, fs.ErrNotExist) {
 			err = errors.Join(err, failure)
 		}
 	}()
-	err = script(f)
+	err = write(f)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = whole(f)
+		err = check(f)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
-		return "", err
+		return err
 	}
 	// The folders may be new, and so are their names.
 	for at := folder; ; at = filepath.Dir(at) {
 		if err := syncDir(at); err != nil {
-			return "", err
+			return err
 		}
-		if at == filepath.Dir(dir) || at == filepath.Dir(at) {
-			return path, nil
+		if at == filepath.Dir(filepath.Clean(dir)) || at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+// archiveName is what archives beside a baseline are called.
+var archiveName = regexp.MustCompile(`^[0-9]{8}_[0-9]{6}(_[0-9]+)?\.tar(\.zst|\.gz)?$`)
+
+// removeOthers removes the archives of older baselines. What else is in the folder
+// is somebody's own, and an archive that stays is in nobody's way.
+func removeOthers(folder string, keep *Archive) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if archiveName.MatchString(e.Name()) && (keep == nil || e.Name() != keep.Name) {
+			_ = os.Remove(filepath.Join(folder, e.Name()))
 		}
 	}
 }

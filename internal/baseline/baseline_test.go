@@ -50,7 +50,7 @@ func write(t *testing.T, db *pgtest.Database, dir, schema, template string) stri
 	path, err := baseline.Write(dir, template, func(w io.Writer) error {
 		_, err := datafile.Join(f.File, w, datafile.Compression{Algorithm: datafile.None})
 		return err
-	})
+	}, nil)
 	must(t, err)
 	return path
 }
@@ -165,7 +165,7 @@ func TestOldBaselineStays(t *testing.T) {
 			return err
 		},
 	} {
-		if _, err := baseline.Write(dir, "", script); err == nil {
+		if _, err := baseline.Write(dir, "", script, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, before) {

@@ -55,6 +55,11 @@ type Config struct {
 	PgDump       string // program, a name on PATH or a path; empty: the newest that is found
 	LockTimeout  time.Duration
 
+	IncludeMedia bool              // the tenants' files are saved, or put back, with their schemas
+	MediaRoot    string            // directory with the folders of tenants; empty: not known
+	MediaPattern string            // where in it that of a tenant is
+	MediaFolders map[string]string // and where it is for single schemas
+
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
 	// Warnings are sentences for the user about settings that work but are

@@ -20,7 +20,9 @@ func AddFlags(flags *pflag.FlagSet, keys ...string) {
 			panic("config: no flag for setting " + key)
 		}
 		s := all[i]
-		flags.Var(&flag{setting: s}, s.Flag, s.usage())
+		if f := flags.VarPF(&flag{setting: s}, s.Flag, "", s.usage()); s.Switch {
+			f.NoOptDefVal = "true"
+		}
 		for _, t := range s.Toggles {
 			f := flags.VarPF(&toggleFlag{toggle: t}, t.Flag, "", fmt.Sprintf("%s (env %s)", t.Help, t.Env))
 			f.NoOptDefVal = "true"

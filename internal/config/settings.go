@@ -19,6 +19,7 @@ type Setting struct {
 	Kind    string   // name of the value in --help: PATH, N, …
 	List    bool     // takes several values
 	Secret  bool     // not shown, and readable from a file of its own
+	Switch  bool     // true or false; the flag alone means true
 	Toggles []Toggle // other ways to give it
 
 	// apply checks the texts and writes the value into a Config.
@@ -152,6 +153,26 @@ func settings() []Setting {
 			Key: "wal-summaries", Flag: "wal-summaries", Env: "BACKUP_WAL_SUMMARIES", Default: "checkpoint", Kind: "MODE",
 			Help:  "how an incremental backup uses the server's WAL summaries: ask for a checkpoint, wait for one, or off",
 			apply: one(oneOf("checkpoint", "wait", "off"), func(c *Config, v string) { c.WALSummaries = v }),
+		},
+		{
+			Key: "include-media", Flag: "include-media", Env: "BACKUP_INCLUDE_MEDIA", Default: "false", Kind: "bool", Switch: true,
+			Help:  "with each schema the files of its tenant, from --media-root",
+			apply: one(parseBool, func(c *Config, v bool) { c.IncludeMedia = v }),
+		},
+		{
+			Key: "media-root", Flag: "media-root", Env: "BACKUP_MEDIA_ROOT", Kind: "PATH",
+			Help:  "directory that the tenants' files are in",
+			apply: one(asIs, func(c *Config, v string) { c.MediaRoot = v }),
+		},
+		{
+			Key: "media-pattern", Flag: "media-pattern", Env: "BACKUP_MEDIA_PATTERN", Default: "{schema}", Kind: "PATTERN",
+			Help:  "path below it of a tenant's folder, with {schema} or {tenant}",
+			apply: one(asIs, func(c *Config, v string) { c.MediaPattern = v }),
+		},
+		{
+			Key: "media-folder", Flag: "media-folder", Env: "BACKUP_MEDIA_FOLDER", Kind: "SCHEMA=PATH", List: true,
+			Help:  "where the files of one schema are instead; repeat it for more",
+			apply: parseFolders,
 		},
 		{
 			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",

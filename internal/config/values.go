@@ -80,6 +80,24 @@ func oneOf(words ...string) func(string) (string, error) {
 	}
 }
 
+// parseFolders reads schemas with the paths of their folders.
+func parseFolders(c *Config, texts []string) error {
+	for _, text := range texts {
+		schema, path, found := strings.Cut(text, "=")
+		if !found || schema == "" || path == "" || strings.ContainsRune(text, 0) {
+			return fmt.Errorf("%q is not the name of a schema, =, and the path of its folder", text)
+		}
+		if c.MediaFolders == nil {
+			c.MediaFolders = map[string]string{}
+		}
+		if other, twice := c.MediaFolders[schema]; twice && other != path {
+			return fmt.Errorf("schema %q has two folders, %q and %q", schema, other, path)
+		}
+		c.MediaFolders[schema] = path
+	}
+	return nil
+}
+
 func parseScheduleType(text string) (string, error) {
 	word, err := oneOf("auto", "full", "incremental", "baseline")(text)
 	if word == "auto" {

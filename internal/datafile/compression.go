@@ -37,14 +37,18 @@ func (c Compression) String() string {
 }
 
 // Ext is the file name extension of a data file, "sql" included.
-func (c Compression) Ext() string {
+func (c Compression) Ext() string { return ".sql" + c.Suffix() }
+
+// Suffix is the extension by which the ordinary tools know the compression; none
+// where there is none.
+func (c Compression) Suffix() string {
 	switch c.Algorithm {
 	case Zstd:
-		return ".sql.zst"
+		return ".zst"
 	case Gzip:
-		return ".sql.gz"
+		return ".gz"
 	default:
-		return ".sql"
+		return ""
 	}
 }
 

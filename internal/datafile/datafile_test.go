@@ -241,7 +241,7 @@ func TestDamage(t *testing.T) {
 		"empty": nil, "short": []byte("x"), "text": []byte(strings.Repeat("CREATE TABLE x ();\n", 100)),
 		"zstd only": append(bytes.Clone(zstdMagic), make([]byte, 300)...), "gzip only": append(bytes.Clone(gzipMagic), make([]byte, 300)...),
 	} {
-		if _, err := open(b); err == nil || !strings.Contains(err.Error(), "no data file of tenantkeep") {
+		if _, err := open(b); err == nil || !strings.Contains(err.Error(), "is none of tenantkeep") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -30,14 +30,7 @@ type source struct {
 // Open reads the index of a data file of size bytes, without the statements. It
 // does not read the frames; what it cannot read is an error that says why.
 func Open(r io.ReaderAt, size int64) (*File, error) {
-	head := make([]byte, 4)
-	if n, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	} else if n < len(head) {
-		return nil, errNoTrailer
-	}
-	a := Detect(head)
-	offset, length, err := readTrailer(r, size, a)
+	a, offset, length, err := ReadTrailer(r, size)
 	if err != nil {
 		return nil, err
 	}

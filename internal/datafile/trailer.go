@@ -51,7 +51,7 @@ func trailerFrame(a Algorithm, offset, length int64) []byte {
 	}
 }
 
-var errNoTrailer = errors.New("no index at its end: the file is cut short or is no data file of tenantkeep")
+var errNoTrailer = errors.New("no index at its end: the file is cut short or is none of tenantkeep")
 
 // readTrailer finds the index frame of a file.
 func readTrailer(r io.ReaderAt, size int64, a Algorithm) (offset, length int64, err error) {

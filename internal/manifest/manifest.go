@@ -7,6 +7,7 @@
 package manifest
 
 import (
+	"slices"
 	"time"
 )
 
@@ -72,10 +73,13 @@ type Manifest struct {
 	Unreadable []string `json:"unreadable,omitempty"`
 }
 
-// Partial reports whether the backup may lack schemas that it was to hold: some
-// failed, or nobody knows, since its manifest was rebuilt from the data files
-// that were left.
-func (m *Manifest) Partial() bool { return len(m.Failures) > 0 || !m.Rebuilt.IsZero() }
+// Partial reports whether the backup may lack schemas or files that it was to
+// hold: some failed, or nobody knows, since its manifest was rebuilt from the data
+// files that were left.
+func (m *Manifest) Partial() bool {
+	return len(m.Failures) > 0 || !m.Rebuilt.IsZero() ||
+		slices.ContainsFunc(m.Schemas, func(s Schema) bool { return s.Media != nil && s.Media.Failed > 0 })
+}
 
 // Tool names the program that wrote a backup.
 type Tool struct {
@@ -152,6 +156,26 @@ type Schema struct {
 	Content     string `json:"content,omitempty"`
 	// Uses are the other tenants' schemas that its definitions name.
 	Uses []string `json:"uses,omitempty"`
+
+	// Media is what was saved of its files. Nil: there were none, or the backup is
+	// one without.
+	Media *Media `json:"media,omitempty"`
+}
+
+// Media describes the archive that MediaBackup of an entry names. Without that
+// none could be made.
+type Media struct {
+	Backup string `json:"backup,omitempty"` // id of the backup that wrote the archive
+	Size   int64  `json:"size"`
+	Hash   string `json:"hash,omitempty"` // as that of a data file
+	Files  int64  `json:"files"`          // that it lists, hard links among them
+	Bytes  int64  `json:"bytes"`          // of these files, stored in this archive or an earlier one
+	// References are archives of earlier backups that hold contents of files.
+	References []string `json:"references,omitempty"`
+	// Failures are files that could not be saved, the first of them by name, of so
+	// many in Failed.
+	Failures []string `json:"failures,omitempty"`
+	Failed   int64    `json:"failed,omitempty"`
 }
 
 // IsCore reports whether the entry is the core rather than a tenant.

@@ -136,6 +136,26 @@ func (s Schema) validate(format int) error {
 			return err
 		}
 	}
+	return s.validateMedia(format)
+}
+
+func (s Schema) validateMedia(format int) error {
+	m := s.Media
+	switch {
+	case m == nil:
+		return nil
+	case m.Size < 0 || m.Files < 0 || m.Bytes < 0 || m.Failed < 0:
+		return errors.New("a size or a count of its media is negative")
+	case s.MediaBackup != "":
+		if _, err := m.Digest(format); err != nil {
+			return fmt.Errorf("media: %w", err)
+		}
+	}
+	for _, r := range m.References {
+		if err := checkPath(r); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -165,13 +185,18 @@ func key(filepath, dir string, format int) (string, error) {
 
 // Digest is the SHA-256 of the data file as lower-case hexadecimal digits. The
 // original system wrote it without the name of the algorithm.
-func (s Schema) Digest(format int) (string, error) {
-	digits, ok := strings.CutPrefix(s.Hash, hashPrefix)
+func (s Schema) Digest(format int) (string, error) { return hexDigest(s.Hash, format) }
+
+// Digest is that of the archive, as Schema.Digest for the data file.
+func (m *Media) Digest(format int) (string, error) { return hexDigest(m.Hash, format) }
+
+func hexDigest(text string, format int) (string, error) {
+	digits, ok := strings.CutPrefix(text, hashPrefix)
 	if !ok && format > 0 {
-		return "", fmt.Errorf("hash %q does not begin with %s", s.Hash, hashPrefix)
+		return "", fmt.Errorf("hash %q does not begin with %s", text, hashPrefix)
 	}
 	if b, err := hex.DecodeString(digits); err != nil || len(b) != 32 {
-		return "", fmt.Errorf("hash %q is not a SHA-256 of 64 hexadecimal digits", s.Hash)
+		return "", fmt.Errorf("hash %q is not a SHA-256 of 64 hexadecimal digits", text)
 	}
 	return strings.ToLower(digits), nil
 }

@@ -81,6 +81,30 @@ func dataKeys(schema, tenant string, typ manifest.Type, id, ext string) (func() 
 	if tenant != "" && tenant != schema {
 		stem = encodeName(tenant) + "_" + stem
 	}
+	return fileKeys(dataPrefix, stem, schema, tenant, fmt.Sprintf("_%s_%s%s", typ, id, ext)), nil
+}
+
+// mediaExt is what follows the name of a media archive.
+var mediaExt = regexp.MustCompile(`^\.tar(\.zst|\.gz)?(\.age)?$`)
+
+// mediaKeys is dataKeys for the media archive of a schema.
+func mediaKeys(schema, tenant, id, ext string) (func() string, error) {
+	if schema == "" {
+		return nil, errors.New("name media archive: the schema has no name")
+	}
+	if !mediaExt.MatchString(ext) {
+		return nil, fmt.Errorf("name media archive of schema %q: unknown extension %q", schema, ext)
+	}
+	if tenant == "" {
+		tenant = schema
+	}
+	return fileKeys(mediaPrefix, encodeName(tenant), schema, tenant, "_media_"+id+ext), nil
+}
+
+// fileKeys returns a function that gives one key after another: a stem between a
+// folder and the rest of the name, and when that is taken one that a hash of
+// schema and tenant makes distinct.
+func fileKeys(folder, stem, schema, tenant, rest string) func() string {
 	sum := sha256.Sum256([]byte(tenant + "\x00" + schema))
 	digest := hex.EncodeToString(sum[:8])
 	if len(stem) > maxStem {
@@ -96,8 +120,8 @@ func dataKeys(schema, tenant string, typ manifest.Type, id, ext string) (func() 
 		if n > 2 {
 			name += fmt.Sprintf("-%d", n-1)
 		}
-		return fmt.Sprintf("%s%s_%s_%s%s", dataPrefix, name, typ, id, ext)
-	}, nil
+		return folder + name + rest
+	}
 }
 
 // fileOfRun finds the id of a run in the name of a file that it wrote.

@@ -154,7 +154,8 @@ var (
 	ErrHash    = errors.New("the file has other contents")
 )
 
-// DataError says what is wrong with the data file of a schema. It matches
+// DataError says what is wrong with the data file or the media archive of a
+// schema. It matches
 // ErrMissing, ErrSize or ErrHash, or wraps the error of reading it.
 type DataError struct {
 	Schema, Tenant string // empty: of a file that others refer to
@@ -165,10 +166,14 @@ type DataError struct {
 
 // Error names schema, file and what is wrong.
 func (e *DataError) Error() string {
-	if e.Schema == "" {
-		return fmt.Sprintf("data file %s: %s", e.Key, e.What())
+	what := "data file"
+	if strings.HasPrefix(e.Key, mediaPrefix) {
+		what = "media archive"
 	}
-	return fmt.Sprintf("data file %s of schema %q: %s", e.Key, e.Schema, e.What())
+	if e.Schema == "" {
+		return fmt.Sprintf("%s %s: %s", what, e.Key, e.What())
+	}
+	return fmt.Sprintf("%s %s of schema %q: %s", what, e.Key, e.Schema, e.What())
 }
 
 // What tells what is wrong, for where schema and file are named already.
@@ -217,18 +222,21 @@ func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s ma
 	if err != nil {
 		return fmt.Errorf("schema %q: %w", s.Schema, err)
 	}
-	wrong := &DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}
-	if o.Size() != s.Size {
-		wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", o.Size()), fmt.Sprint(s.Size)
-		return wrong
+	return checkHash(ctx, o, s.Size, want, DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}, progress)
+}
+
+func checkHash(ctx context.Context, o storage.Object, size int64, want string, wrong DataError, progress func(n int64)) error {
+	if o.Size() != size {
+		wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", o.Size()), fmt.Sprint(size)
+		return &wrong
 	}
 	h := sha256.New()
-	piece := make([]byte, min(s.Size, 1<<20))
-	for off := int64(0); off < s.Size; {
+	piece := make([]byte, min(size, 1<<20))
+	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := min(int64(len(piece)), s.Size-off)
+		n := min(int64(len(piece)), size-off)
 		read, err := o.ReadAt(piece[:n], off)
 		h.Write(piece[:read])
 		off += int64(read)
@@ -238,16 +246,16 @@ func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s ma
 		switch {
 		case int64(read) == n:
 		case errors.Is(err, io.EOF):
-			wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", off), fmt.Sprint(s.Size)
-			return wrong
+			wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", off), fmt.Sprint(size)
+			return &wrong
 		default:
 			wrong.Err = fmt.Errorf("read at byte %d: %w", off, err)
-			return wrong
+			return &wrong
 		}
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
 		wrong.Err, wrong.Got, wrong.Want = ErrHash, "sha256 "+got, want
-		return wrong
+		return &wrong
 	}
 	return nil
 }

@@ -79,6 +79,11 @@ func namedBy(backups []Backup) (map[string]bool, error) {
 			for _, key := range s.References {
 				named[key] = true
 			}
+			if s.Media != nil {
+				for _, key := range s.Media.References {
+					named[key] = true
+				}
+			}
 		}
 		for _, f := range b.Manifest.Failures {
 			named[f.File] = true

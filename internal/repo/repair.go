@@ -88,6 +88,15 @@ type RepairOptions struct {
 	// the ID of its backup. Each is the only one of a backup that is made up for
 	// it, whose ID is its key.
 	Check func(context.Context, []Backup) (map[string]error, error)
+	// Media reads what a media archive says of itself: all but its key, size and
+	// hash.
+	Media func(storage.Object) (ArchiveInfo, error)
+}
+
+// ArchiveInfo is what a media archive says of itself.
+type ArchiveInfo struct {
+	Schema, Tenant string
+	manifest.Media
 }
 
 // survey is what there is in a repository.
@@ -99,6 +108,7 @@ type survey struct {
 	marks   map[string]bool     // by id
 	guards  map[string]bool     // by id
 	free    []storage.Info      // data files that no manifest names
+	media   []storage.Info      // media archives that no manifest names
 	unknown map[string][]string // of those, the keys of files whose index cannot be read, by the id in their names
 	plan    *RepairPlan
 }
@@ -117,6 +127,9 @@ func (r *Repo) PlanRepair(ctx context.Context, o RepairOptions) (*RepairPlan, er
 	for _, group := range groupByRun(files) {
 		s.rebuild(group, r.now())
 	}
+	if err := r.findArchives(ctx, s, o); err != nil {
+		return nil, err
+	}
 	s.judge()
 	return s.plan, nil
 }
@@ -126,7 +139,7 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 		sizes: map[string]int64{}, broken: map[string]Backup{}, newer: map[string]bool{}, marks: map[string]bool{}, guards: map[string]bool{},
 		unknown: map[string][]string{}, plan: &RepairPlan{},
 	}
-	var data []storage.Info
+	var data, media []storage.Info
 	// In this order, so that a backup that ends meanwhile is found by its mark or
 	// its manifest.
 	for _, prefix := range []string{dataPrefix, mediaPrefix, runPrefix} {
@@ -137,6 +150,8 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 				return nil
 			case dataPrefix:
 				data = append(data, i)
+			case mediaPrefix:
+				media = append(media, i)
 			}
 			s.sizes[i.Key] = i.Size
 			return nil
@@ -180,6 +195,15 @@ func (r *Repo) survey(ctx context.Context) (*survey, error) {
 	for _, i := range data {
 		if !named[i.Key] {
 			s.free = append(s.free, i)
+		}
+	}
+	inUse, err := namedBy(s.backups)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range media {
+		if !isNamed(inUse, i.Key) {
+			s.media = append(s.media, i)
 		}
 	}
 	return s, nil
@@ -407,6 +431,50 @@ func Describe(x *datafile.Index, key string, size int64, hash string) *manifest.
 	return manifestOf(candidate{Info: storage.Info{Key: key, Size: size}, index: x, hash: hash})
 }
 
+// findArchives gives the entries of rebuilt manifests their media archives, as far
+// as these were written by the same run: of one in which no file had changed
+// nothing tells where its files are.
+func (r *Repo) findArchives(ctx context.Context, s *survey, o RepairOptions) error {
+	for _, i := range s.media {
+		id := runOf(i.Key)
+		n := slices.IndexFunc(s.plan.Rebuild, func(re Rebuild) bool { return re.ID == id })
+		if n < 0 || o.Media == nil {
+			continue
+		}
+		m := s.plan.Rebuild[n].Manifest
+		c := candidate{Info: i}
+		if err := r.hash(ctx, &c); err != nil {
+			return err
+		}
+		info, err := r.archiveInfo(ctx, i, o)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err = cmp.Or(c.damaged, err); err != nil {
+			s.lose(Loss{Backup: id, File: i.Key, Problem: "what it holds cannot be read: " + err.Error()})
+			continue
+		}
+		e := slices.IndexFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == info.Schema })
+		if e < 0 || info.Backup != id {
+			s.unused(i, "there is no data file of schema %q of its backup", info.Schema)
+			continue
+		}
+		info.Size, info.Hash = i.Size, c.hash
+		m.IncludeMedia = true
+		m.Schemas[e].MediaBackup, m.Schemas[e].Media = i.Key, &info.Media
+	}
+	return nil
+}
+
+func (r *Repo) archiveInfo(ctx context.Context, i storage.Info, o RepairOptions) (ArchiveInfo, error) {
+	object, err := r.storage.Open(ctx, i.Key)
+	if err != nil {
+		return ArchiveInfo{}, err
+	}
+	defer object.Close() //nolint:errcheck // it was only read
+	return o.Media(object)
+}
+
 // manifestOf describes a backup of one data file.
 func manifestOf(c candidate) *manifest.Manifest {
 	h := c.index.Header
@@ -513,7 +581,21 @@ func (s *survey) complete(b Backup, e manifest.Schema) bool {
 			lose(key, ErrMissing.Error()+", and it is needed by this later backup")
 		}
 	}
-	return whole
+	if e.Media == nil {
+		return whole
+	}
+	rows := whole
+	if size, found := s.sizes[e.MediaBackup]; e.MediaBackup != "" && !found {
+		lose(e.MediaBackup, ErrMissing.Error())
+	} else if e.MediaBackup != "" && size != e.Media.Size {
+		lose(e.MediaBackup, fmt.Sprintf("%v (%d bytes, the manifest says %d)", ErrSize, size, e.Media.Size))
+	}
+	for _, key := range e.Media.References {
+		if _, found := s.sizes[key]; !found {
+			lose(key, ErrMissing.Error()+", and it is needed by this later backup")
+		}
+	}
+	return rows // which can be restored without the files
 }
 
 // Repair writes the manifests of a plan. It has the repository for itself, and

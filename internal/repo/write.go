@@ -145,6 +145,21 @@ func (w *BackupWriter) CreateData(ctx context.Context, schema, tenant string, ty
 	if err != nil {
 		return nil, err
 	}
+	return w.create(ctx, schema, "data file", next)
+}
+
+// CreateMedia begins the media archive of a schema, as CreateData its data file.
+// ext is ".tar", with ".zst" or ".gz" and ".age" behind it where they apply.
+func (w *BackupWriter) CreateMedia(ctx context.Context, schema, tenant, ext string) (*DataWriter, error) {
+	next, err := mediaKeys(schema, tenant, w.id, ext)
+	if err != nil {
+		return nil, err
+	}
+	return w.create(ctx, schema, "media archive", next)
+}
+
+// create begins a file under the first name that is free.
+func (w *BackupWriter) create(ctx context.Context, schema, what string, next func() string) (*DataWriter, error) {
 	if err := w.begin(); err != nil {
 		return nil, err
 	}
@@ -159,7 +174,7 @@ func (w *BackupWriter) CreateData(ctx context.Context, schema, tenant string, ty
 		}
 		if err != nil {
 			w.end(key, nil)
-			return nil, fmt.Errorf("create data file of schema %q: %w", schema, err)
+			return nil, fmt.Errorf("create %s of schema %q: %w", what, schema, err)
 		}
 		return &DataWriter{backup: w, w: sw, key: key, hash: sha256.New()}, nil
 	}
@@ -349,44 +364,69 @@ func (w *BackupWriter) prepare(ctx context.Context, m *manifest.Manifest) ([]byt
 func (w *BackupWriter) checkFiles(ctx context.Context, m *manifest.Manifest) error {
 	earlier := make(map[string]int64) // size of files that this run did not write; -1: not found
 	for _, s := range m.Schemas {
-		for _, key := range append([]string{s.Filepath}, s.References...) {
+		for _, key := range append([]string{s.Filepath}, neededBy(&s)...) {
 			if _, own := w.stored[key]; !own && key != "" {
 				earlier[key] = -1
 			}
 		}
 	}
 	if len(earlier) > 0 {
-		err := w.repo.storage.List(ctx, dataPrefix, func(i storage.Info) error {
+		err := w.repo.listFiles(ctx, func(i storage.Info) {
 			if _, ok := earlier[i.Key]; ok {
 				earlier[i.Key] = i.Size
 			}
-			return nil
 		})
 		if err != nil {
 			return err
 		}
 	}
 	for _, s := range m.Schemas {
-		for _, key := range s.References {
+		for _, key := range neededBy(&s) {
 			if earlier[key] < 0 {
 				return fmt.Errorf("schema %q needs %s, which is not in the repository", s.Schema, key)
 			}
 		}
-		if s.Filepath == "" {
-			continue
+		if err := w.checkFile(s.Schema, Stored{s.Filepath, s.Size, s.Hash}, earlier); err != nil {
+			return err
 		}
-		size, hash := earlier[s.Filepath], s.Hash
-		if own, ok := w.stored[s.Filepath]; ok {
-			size, hash = own.Size, own.Hash
+		if s.Media != nil {
+			if err := w.checkFile(s.Schema, Stored{s.MediaBackup, s.Media.Size, s.Media.Hash}, earlier); err != nil {
+				return err
+			}
 		}
-		switch {
-		case size < 0:
-			return fmt.Errorf("schema %q: %s was not written", s.Schema, s.Filepath)
-		case size != s.Size:
-			return fmt.Errorf("schema %q: %s has %d bytes, not %d", s.Schema, s.Filepath, size, s.Size)
-		case hash != s.Hash:
-			return fmt.Errorf("schema %q: %s has the hash %s, not %s", s.Schema, s.Filepath, hash, s.Hash)
-		}
+	}
+	return nil
+}
+
+// neededBy are the files that an entry of this version names, but for its data
+// file.
+func neededBy(s *manifest.Schema) []string {
+	list := slices.Clone(s.References)
+	if s.MediaBackup != "" {
+		list = append(list, s.MediaBackup)
+	}
+	if s.Media != nil {
+		list = append(list, s.Media.References...)
+	}
+	return list
+}
+
+// checkFile compares what a manifest says of a file with what was written.
+func (w *BackupWriter) checkFile(schema string, want Stored, earlier map[string]int64) error {
+	if want.Key == "" {
+		return nil
+	}
+	size, hash := earlier[want.Key], want.Hash
+	if own, ok := w.stored[want.Key]; ok {
+		size, hash = own.Size, own.Hash
+	}
+	switch {
+	case size < 0:
+		return fmt.Errorf("schema %q: %s was not written", schema, want.Key)
+	case size != want.Size:
+		return fmt.Errorf("schema %q: %s has %d bytes, not %d", schema, want.Key, size, want.Size)
+	case hash != want.Hash:
+		return fmt.Errorf("schema %q: %s has the hash %s, not %s", schema, want.Key, hash, want.Hash)
 	}
 	return nil
 }

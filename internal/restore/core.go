@@ -522,6 +522,7 @@ func (r *run) swapWithCore(ctx context.Context, tenants []*unit) error {
 	}
 	for i, u := range append([]*unit{r.core}, tenants...) {
 		u.replaced, u.point, u.blocked, u.finished = list[i].replaced, point, blocked, true
+		r.placeMedia(u)
 	}
 	for _, u := range tenants {
 		if err := r.memberships(ctx, u); err != nil {
@@ -547,6 +548,12 @@ func (r *run) exchangesWithCore(ctx context.Context, tenants []*unit, loaded arr
 			return nil, err
 		}
 		x.label = label{State: stateReplaced, Schema: x.live.name, Backup: r.Manifest.ID, Point: point, At: at}
+	}
+	for i, u := range tenants {
+		var err error
+		if list[i+1].label.Media, err = r.aim(u); err != nil {
+			return nil, err
+		}
 	}
 	list[0].rows.replaced, list[0].rows.label = list[0].replaced, list[0].label
 	return list, nil

@@ -40,6 +40,12 @@ func (r *run) finish(ctx context.Context) error {
 	alive := r.alive()
 	r.commentPublic(ctx, s)
 	alive = slices.DeleteFunc(alive, func(u *unit) bool { return u.swaps() || u.inUse != nil })
+	for _, u := range alive {
+		if err := r.placeFree(u); err != nil {
+			u.fail(fmt.Errorf("put its files in place: %w", err))
+		}
+	}
+	alive = slices.DeleteFunc(alive, (*unit).failed)
 	for units := range slices.Chunk(alive, marksAtOnce) {
 		var sql strings.Builder
 		for _, u := range units {
@@ -67,6 +73,7 @@ func (r *run) finish(ctx context.Context) error {
 		}
 		for _, u := range units {
 			u.finished = true
+			u.releaseMedia()
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
@@ -44,6 +45,9 @@ type label struct {
 	Lacks []int `json:"lacks,omitempty"`
 	// Objects says of core that all of its objects were replaced, not just rows.
 	Objects bool `json:"objects,omitempty"`
+	// Media is how the folder with the tenant's files takes the place of the live
+	// one together with a staged schema, or took it when the schema was replaced.
+	Media *media.Move `json:"media,omitempty"`
 	// Comment is the schema's own, to be given back. Nil: it has none.
 	Comment *string `json:"comment,omitempty"`
 }

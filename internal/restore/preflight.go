@@ -60,6 +60,8 @@ type Planned struct {
 	// References are what points into the live schema from elsewhere and will
 	// point at the restored one.
 	References []PlannedReference
+	// Media is what happens to its files. Nil: nothing.
+	Media *PlannedMedia
 	// Access is how owners, grants, policies and comments of the backup differ
 	// from those of the live schema, where Options ask for it.
 	Access []AccessChange
@@ -106,7 +108,7 @@ func (r *run) preflight(ctx context.Context) error {
 	if err := p.renamed(); err != nil {
 		return err
 	}
-	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required} {
+	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required, p.media} {
 		if err := check(ctx); err != nil {
 			return err
 		}
@@ -748,6 +750,14 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		u.mask.staging, u.mask.made = list[i].name, true
 		u.resumed = true
 		u.lacks = list[i].Lacks
+		if m := list[i].Media; m != nil && p.Media != nil && u.entry.Media != nil {
+			u.files = &files{move: m}
+		} else if m != nil {
+			p.find(Finding{
+				Tenant: u.entry.Tenant, Problem: "the files of the tenant wait with its schema, and nothing says where they are",
+				Remedy: "give --include-media and --media-root as for the restore",
+			})
+		}
 		u.loaded = list[i].arrival()
 		list = slices.Delete(list, i, i+1)
 	}

@@ -430,6 +430,7 @@ func (r *run) undo(ctx context.Context, err error) error {
 		r.Progress.Note(slog.LevelInfo, "", "Removing what was made of "+some(tenantsOf(failed)))
 	}
 	left, undoErr := r.removeUnits(ctx, failed)
+	undoErr = errors.Join(undoErr, r.undoMedia(failed))
 	if undoErr != nil {
 		undoErr = fmt.Errorf("remove what was made (the next restore does it): %w", undoErr)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
@@ -93,6 +94,12 @@ type Options struct {
 	// PointReady says before anything is touched why Point would fail. Nil: it is
 	// not asked.
 	PointReady func(context.Context, *pg.Info) error
+	// Media is where the tenants' files are put back with their schemas. Nil: they
+	// stay as they are.
+	Media *media.Root
+	// LeaveOutLinks leaves out links that lead out of their folders, for which files
+	// are not put back otherwise.
+	LeaveOutLinks bool
 	// Confirm is asked once everything is checked and nothing is touched. An
 	// error ends the restore. With Asks the lock of the database is not held
 	// meanwhile, and everything but the files is checked again afterwards.
@@ -132,6 +139,10 @@ type TenantResult struct {
 	// Blocked is for how long, in seconds, others could not use the tables
 	// while the schemas were swapped.
 	Blocked float64
+	// Files are those that were put back, and ReplacedFiles the folder below the
+	// media root that the files are in whose place they took; empty: none.
+	Files         int64
+	ReplacedFiles string
 	// Staged is the schema that waits for its swap, which could not be done.
 	Staged string
 	// Access is how owners, grants, policies and comments of the replaced schema
@@ -324,6 +335,11 @@ func (r *run) restore(ctx context.Context) error {
 	if err := r.removeRemains(ctx); err != nil {
 		return err
 	}
+	if !r.New { // what looks dead may be the folder of somebody who makes a tenant now
+		if err := settleMedia(ctx, r.main, r.Media, r.noteMedia); err != nil {
+			return err
+		}
+	}
 	for range r.Jobs {
 		s, err := r.newSession(ctx)
 		if err != nil {
@@ -345,6 +361,7 @@ func (r *run) restore(ctx context.Context) error {
 		{"comparison", r.compare},
 		{"what follows the rows", r.afterRows},
 		{"statistics", r.analyze},
+		{"files", r.putMedia},
 	} {
 		if r.Resume && stage.name != "comparison" {
 			continue
@@ -393,6 +410,10 @@ func (r *run) report(result *Result, began time.Time) {
 		t := TenantResult{
 			Schema: u.entry.Schema, Tenant: u.entry.Tenant, Notes: u.notes, Problems: u.problems, Err: u.err, Left: u.left,
 			As: u.newName(r.As), Replaced: u.replaced, Point: u.point, Blocked: u.blocked.Seconds(), Staged: u.staged, Access: u.access,
+		}
+		if u.err == nil && u.files != nil && u.files.placed {
+			t.ReplacedFiles = u.movedMedia()
+			t.Files = u.entry.Media.Files
 		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()

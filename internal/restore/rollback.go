@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
@@ -27,6 +28,7 @@ type Replaced struct {
 	oid     uint32
 	comment *string // its own
 	objects bool    // of core: all of its objects
+	media   *media.Move
 }
 
 // ListReplaced lists the replaced schemas of a database, the newest first.
@@ -49,7 +51,7 @@ func listReplaced(ctx context.Context, q pg.Querier) ([]Replaced, error) {
 		if l.State != stateReplaced {
 			continue
 		}
-		r := Replaced{Name: l.name, Schema: l.Schema, Backup: l.Backup, Point: l.Point, At: l.At, oid: l.oid, comment: l.Comment, objects: l.Objects}
+		r := Replaced{Name: l.name, Schema: l.Schema, Backup: l.Backup, Point: l.Point, At: l.At, oid: l.oid, comment: l.Comment, objects: l.Objects, media: l.Media}
 		err := q.QueryRow(ctx, `
 			SELECT count(*) FILTER (WHERE relkind IN ('r', 'p', 'f')),
 				coalesce(sum(pg_catalog.pg_total_relation_size(oid)) FILTER (WHERE relkind IN ('r', 'm')), 0)::int8
@@ -71,8 +73,12 @@ type RollbackOptions struct {
 	Schemas     []string
 	Replaced    string        // the name of a replaced schema of the only one; empty: the newest
 	SwapTimeout time.Duration // 0: a minute
-	Progress    Progress
-	Now         func() time.Time // nil: time.Now
+	// Media is where the tenants' files are, which go back where they were replaced
+	// too. Nil: it is not known. With RowsOnly they stay as they are.
+	Media    *media.Root
+	RowsOnly bool
+	Progress Progress
+	Now      func() time.Time // nil: time.Now
 	// Confirm is asked once it is known what is going to be done. With Asks the
 	// lock of the database is not held meanwhile, and what was found is looked for
 	// again afterwards.
@@ -219,6 +225,9 @@ func (r *rollback) swap(ctx context.Context) (*RollbackResult, error) {
 			Remedy: "roll back core (public) alone, then the tenants",
 		}
 	}
+	if err := settleMedia(ctx, r.conn, r.Media, r.note); err != nil {
+		return nil, err
+	}
 	result := &RollbackResult{}
 	var list []*exchange
 	at := r.Now()
@@ -235,6 +244,9 @@ func (r *rollback) swap(ctx context.Context) (*RollbackResult, error) {
 				}
 			}
 			if err := x.rename(ctx, r.conn, r.SwapTimeout, r.note); err != nil {
+				return nil, err
+			}
+			if err := r.placeMedia(x); err != nil {
 				return nil, err
 			}
 			result.Schemas = []RolledBack{{Back: back}}
@@ -254,6 +266,11 @@ func (r *rollback) swap(ctx context.Context) (*RollbackResult, error) {
 		return nil, err
 	}
 	result.Blocked = blocked.Seconds()
+	for _, x := range list {
+		if err := r.placeMedia(x); err != nil {
+			return nil, err
+		}
+	}
 	if core >= 0 && list[core].rows != nil {
 		s := &session{run: &run{}, conn: r.conn}
 		for _, p := range refreshViews(ctx, s, list[core].live.oid) {
@@ -273,13 +290,17 @@ func (r *rollback) exchange(ctx context.Context, back Replaced, at time.Time) (*
 		incoming: back.Name, comment: commentSQL(back.Schema, own), objects: back.objects,
 		live: live{name: back.Schema}, label: label{State: stateReplaced, Schema: back.Schema, At: at},
 	}
+	var err error
+	if x.label.Media, err = r.backMedia(back); err != nil {
+		return nil, err
+	}
 	if r.core() < 0 { // else the exchange of core looks itself
 		err := untilFree(ctx, r.conn, back.Schema, r.SwapTimeout, r.note, func() error { return parentsInCore(ctx, r.conn, back, r.all) })
 		if err != nil {
 			return nil, err
 		}
 	}
-	err := r.conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
+	err = r.conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return x, nil
 	}
@@ -300,6 +321,7 @@ const (
 	KindReplaced = "replaced" // was live until a restore took its place
 	KindStaged   = "staged"   // restored and compared, but never swapped in
 	KindRemains  = "remains"  // of a restore that died
+	KindFolder   = "folder"   // with files of a tenant, that restores replaced or left
 )
 
 // Dropped is a schema of tenantkeep's own that was dropped, or was not because
@@ -323,6 +345,9 @@ type DropOptions struct {
 	DryRun bool
 	// Only says which of these are to go. Nil: all.
 	Only func(Dropped) bool
+	// Media is where the tenants' files are, of which those go that belong to such
+	// schemas. Nil: it is not known.
+	Media *media.Root
 	// Kept is told of the replaced schemas before any of them goes, while no
 	// restore is at work; an error keeps them all. It is not called in a dry run.
 	// Nil: nobody needs to know.
@@ -352,8 +377,15 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 		}
 	}
 	list, remains, err := o.find(ctx, conn)
-	if err != nil || len(list) == 0 || o.DryRun {
-		return list, err
+	if err != nil {
+		return nil, err
+	}
+	folders, err := o.findFolders(ctx, conn, list)
+	if err != nil {
+		return nil, err
+	}
+	if o.DryRun || len(list)+len(folders) == 0 {
+		return append(list, folders...), nil
 	}
 	s := &session{run: &run{}, conn: conn}
 	if err := s.set(ctx); err != nil {
@@ -364,7 +396,10 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 		i := slices.IndexFunc(list, func(d Dropped) bool { return d.Name == k.schema })
 		list[i].Dependents = k.dependents
 	}
-	return list, err
+	if err != nil {
+		return list, err
+	}
+	return o.dropFolders(ctx, conn, list, folders)
 }
 
 func (o *DropOptions) tellKept(ctx context.Context, conn *pgx.Conn) error {

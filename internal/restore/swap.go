@@ -669,7 +669,13 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		} else {
 			u.loaded = now
 		}
+		if _, err := r.aim(u); err != nil {
+			return err
+		}
 		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded.at, Horizon: u.loaded.horizon, Comment: u.comment}
+		if u.files != nil {
+			l.Media = u.files.move
+		}
 		for _, p := range u.problems {
 			l.Lacks = append(l.Lacks, p.statement)
 		}
@@ -709,6 +715,7 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 	}
 	for i, u := range units {
 		u.staged, u.replaced, u.point, u.blocked, u.finished = "", list[i].replaced, point, blocked, true
+		r.placeMedia(u)
 		for i := range u.problems { // statements that name the staging by its own name
 			p := &u.problems[i]
 			p.SQL = strings.ReplaceAll(p.SQL, "ALTER TABLE "+pg.Identifier(u.mask.staging)+".", "ALTER TABLE "+pg.Identifier(u.target)+".")
@@ -735,9 +742,13 @@ func (r *run) exchanges(ctx context.Context, units []*unit, point string) (list 
 		if err != nil {
 			return nil, err
 		}
+		moved, err := r.aim(u)
+		if err != nil {
+			return nil, err
+		}
 		list = append(list, &exchange{
 			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
-			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at},
+			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at, Media: moved},
 		})
 	}
 	return list, nil

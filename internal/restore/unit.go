@@ -54,6 +54,7 @@ type unit struct {
 	resumed  bool            // the staging schema is complete already
 	comment  *string         // of the schema that a script made; nil: none
 	textual  map[string]bool // tables whose rows need the mask, see findTextual
+	files    *files          // that are put back with it; nil: none
 	kept     map[string]bool // the tables that are restored; nil: all
 	// early are the tables whose indexes on columns are built as soon as their
 	// rows are there.

@@ -667,6 +667,12 @@ func (r *run) findNeeds() {
 		}
 		for n := range m.Schemas {
 			s := &m.Schemas[n]
+			for _, key := range earlierMedia(m, s) {
+				if w := writers[key]; w >= 0 && w != i && counted[w] != i+1 {
+					counted[w] = i + 1
+					f.needs = append(f.needs, w)
+				}
+			}
 			if own(m, s) && len(s.References) == 0 {
 				continue
 			}
@@ -696,6 +702,18 @@ func (r *run) findNeeds() {
 	}
 }
 
+// earlierMedia are the archives of earlier backups that an entry needs.
+func earlierMedia(m *manifest.Manifest, s *manifest.Schema) []string {
+	switch {
+	case s.Media == nil:
+		return nil
+	case s.MediaBackup != "" && s.Media.Backup != m.ID:
+		return append(s.Media.References[:len(s.Media.References):len(s.Media.References)], s.MediaBackup)
+	default:
+		return s.Media.References
+	}
+}
+
 // findWriters returns the places of the backups that wrote the files which others
 // refer to; -1 where it is not there.
 func (r *run) findWriters() map[string]int {
@@ -708,6 +726,9 @@ func (r *run) findWriters() map[string]int {
 		}
 		for n := range m.Schemas {
 			s := &m.Schemas[n]
+			for _, key := range earlierMedia(m, s) {
+				writers[key] = -1
+			}
 			if !own(m, s) && s.Filepath != "" {
 				if f.database != nil {
 					if last[f.entries[n]] == s.Filepath {
@@ -731,9 +752,15 @@ func (r *run) findWriters() map[string]int {
 			continue
 		}
 		for n := range m.Schemas {
-			if s := &m.Schemas[n]; own(m, s) {
+			s := &m.Schemas[n]
+			if own(m, s) {
 				if _, wanted := writers[s.Filepath]; wanted {
 					writers[s.Filepath] = i
+				}
+			}
+			if s.Media != nil && s.Media.Backup == m.ID {
+				if _, wanted := writers[s.MediaBackup]; wanted {
+					writers[s.MediaBackup] = i
 				}
 			}
 		}

@@ -114,6 +114,7 @@ func (s status) left() time.Duration {
 
 // verbs are the stages as the user reads them.
 var verbs = map[string]string{
+	"media": "Saving media of", "verify media": "Verifying media of", "put media": "Putting media back of",
 	"backup": "Backing up", "verify": "Verifying", "definitions": "Reading definitions",
 	"define": "Creating definitions", "load": "Loading rows", "index": "Building indexes and keys", "compare": "Comparing",
 }

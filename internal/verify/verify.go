@@ -58,6 +58,10 @@ type Report struct {
 	Legacy   int       `json:"legacy"` // files of the original format, of which only size, hash and compression can be checked
 	Problems []Problem `json:"problems"`
 	Leaks    []Leak    `json:"leaks"`
+
+	Archives   int   `json:"media_archives"`
+	MediaFiles int64 `json:"media_files"` // that were read in them and compared
+	MediaBytes int64 `json:"media_bytes"` // stored
 }
 
 // Problem is one thing that is wrong.
@@ -145,6 +149,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if err := group.Wait(); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.media(ctx); err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(r.report.Problems, func(a, b Problem) int {
 		return cmp.Or(strings.Compare(b.Backup, a.Backup), strings.Compare(a.File, b.File))

@@ -1,0 +1,204 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Tenant says whose files are meant.
+type Tenant struct{ Schema, Name string }
+
+// Source is where the folders of tenants are. A Root is one.
+type Source interface {
+	// Ready says why no folder can be read.
+	Ready(ctx context.Context) error
+	// Check refuses tenants whose folders are the same, or one in the other.
+	Check(all []Tenant) error
+	// Location is where the files of a tenant are, for people.
+	Location(t Tenant) (string, error)
+	// Open opens the folder of a tenant. One that has none is an error that
+	// matches fs.ErrNotExist.
+	Open(ctx context.Context, t Tenant) (OpenTree, error)
+	// OpenShared opens what belongs to none of the tenants.
+	OpenShared(ctx context.Context, all []Tenant) (OpenTree, error)
+}
+
+// OpenTree is a Tree that must be closed.
+type OpenTree interface {
+	Tree
+	io.Closer
+}
+
+// DefaultPattern is where in a Root the folder of a tenant is where nothing is
+// said: as django-tenants lays them out.
+const DefaultPattern = "{schema}"
+
+// Root is a directory with the folders of tenants.
+type Root struct {
+	dir     string
+	pattern []string          // elements
+	folders map[string]string // those that are elsewhere, by schema
+}
+
+var _ Source = (*Root)(nil)
+
+// RootError is a setting of a Root that cannot be used.
+type RootError struct{ Text, Advice string }
+
+// Error says what is wrong.
+func (e *RootError) Error() string { return e.Text }
+
+// Hint says what to do.
+func (e *RootError) Hint() string { return e.Advice }
+
+// NewRoot returns the Root in a directory. The pattern is the path of a tenant's
+// folder below it, in which {schema} and {tenant} stand for the names of those;
+// folders are the paths of tenants for which it does not hold, by schema.
+func NewRoot(dir, pattern string, folders map[string]string) (*Root, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find media root %s: %w", dir, err)
+	}
+	r := &Root{dir: abs, pattern: strings.Split(pattern, "/"), folders: folders}
+	if err := checkFolder(pattern); err != nil {
+		return nil, &RootError{fmt.Sprintf("media pattern %q: %v", pattern, err), "give a path below the media root, such as {schema} or tenants/{schema}/files"}
+	}
+	if !strings.Contains(pattern, "{schema}") && !strings.Contains(pattern, "{tenant}") {
+		return nil, &RootError{fmt.Sprintf("media pattern %q is the same for all tenants", pattern), "let it contain {schema} or {tenant}"}
+	}
+	for schema, folder := range folders {
+		if err := checkFolder(folder); err != nil {
+			return nil, &RootError{fmt.Sprintf("media folder %q of schema %q: %v", folder, schema, err), "give a path below the media root"}
+		}
+	}
+	return r, nil
+}
+
+// checkFolder refuses what is no path of a folder below a root.
+func checkFolder(name string) error {
+	if name == Top {
+		return errors.New("it is the media root itself")
+	}
+	return checkName(name)
+}
+
+// Dir is the directory as an absolute path.
+func (r *Root) Dir() string { return r.dir }
+
+// Ready says why the directory cannot be read.
+func (r *Root) Ready(context.Context) error {
+	root, err := r.open()
+	if err != nil {
+		return err
+	}
+	return root.Close()
+}
+
+func (r *Root) open() (*os.Root, error) {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return nil, &RootError{fmt.Sprintf("media root %s: %v", r.dir, cause(err)), "is it mounted? --media-root names the directory with the tenants' folders"}
+	}
+	return root, nil
+}
+
+// Folder is the path of a tenant's folder below the root. Names that cannot be an
+// element of a path are refused.
+func (r *Root) Folder(t Tenant) (string, error) {
+	if folder, ok := r.folders[t.Schema]; ok {
+		return folder, nil
+	}
+	elements := make([]string, len(r.pattern))
+	for i, p := range r.pattern {
+		name := strings.NewReplacer("{schema}", t.Schema, "{tenant}", t.Name).Replace(p)
+		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") || len(name) > 255 {
+			return "", &RootError{
+				fmt.Sprintf("schema %q, tenant %q: %q cannot be the name of a folder", t.Schema, t.Name, name),
+				"say with --media-folder where its files are",
+			}
+		}
+		elements[i] = name
+	}
+	return strings.Join(elements, "/"), nil
+}
+
+// Location is the path of a tenant's folder.
+func (r *Root) Location(t Tenant) (string, error) {
+	folder, err := r.Folder(t)
+	return filepath.Join(r.dir, folder), err
+}
+
+// Check refuses tenants whose folders are the same, or one in the other.
+func (r *Root) Check(all []Tenant) error {
+	owners := map[string]string{}
+	for _, t := range all {
+		folder, err := r.Folder(t)
+		if err != nil {
+			continue // it has none, and opening it says so
+		}
+		if other, taken := owners[folder]; taken {
+			return &RootError{fmt.Sprintf("schemas %q and %q have the same media folder %q", other, t.Schema, folder), "see --media-pattern and --media-folder"}
+		}
+		owners[folder] = t.Schema
+	}
+	for folder, schema := range owners {
+		for above := parent(folder); above != Top; above = parent(above) {
+			if other, taken := owners[above]; taken {
+				return &RootError{fmt.Sprintf("the media folder of schema %q is in that of %q", schema, other), "see --media-pattern and --media-folder"}
+			}
+		}
+	}
+	return nil
+}
+
+// Open opens the folder of a tenant.
+func (r *Root) Open(_ context.Context, t Tenant) (OpenTree, error) {
+	folder, err := r.Folder(t)
+	if err != nil {
+		return nil, err
+	}
+	root, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	tree, err := OpenFolder(root, folder)
+	if err := errors.Join(err, root.Close()); err != nil {
+		return nil, err
+	}
+	return tree, nil
+}
+
+// OpenShared opens the directory without the folders of the tenants, and without
+// what restores keep beside them.
+func (r *Root) OpenShared(_ context.Context, all []Tenant) (OpenTree, error) {
+	root, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	tree, err := OpenFolder(root, Top)
+	if err := errors.Join(err, root.Close()); err != nil {
+		return nil, err
+	}
+	theirs := map[string]bool{}
+	for _, t := range all {
+		if folder, err := r.Folder(t); err == nil {
+			theirs[folder] = true
+		}
+	}
+	tree.Skip = func(name string) bool { return theirs[name] || IsOwn(path.Base(name)) }
+	return tree, nil
+}
+
+// ownName is the form of the names of folders that restores make beside those of
+// tenants.
+var ownName = regexp.MustCompile(`__(staging|replaced)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
+
+// IsOwn reports whether a folder has a name that restores give to folders.
+func IsOwn(name string) bool { return ownName.MatchString(name) }
