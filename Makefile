@@ -8,10 +8,11 @@ export GOWORK := off
 # run as many at once as there are processors.
 TEST_FLAGS ?= -timeout 9m
 BENCH_FLAGS ?=
+BASELINE_FLAGS ?=
 
 .PHONY: help
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build ./tenantkeep
@@ -44,6 +45,14 @@ lint: ## check format, imports, shell scripts and known vulnerabilities
 .PHONY: demo
 demo: postgres build ## watch tenants being backed up, lost and brought back
 	./tenantkeep demo
+
+.PHONY: dev-baseline
+dev-baseline: build ## write core of DATABASE_URL as a baseline: BASELINE_FLAGS="--exclude-table-data sessions"
+	./tenantkeep backup --backup-type baseline $(BASELINE_FLAGS)
+
+.PHONY: restore-baseline
+restore-baseline: build ## take core of DATABASE_URL back to its baseline
+	./tenantkeep restore --baseline $(BASELINE_FLAGS)
 
 .PHONY: bench
 bench: postgres build ## compare with pg_dump: BENCH_FLAGS="-set s1,s2 -scale 0.1"

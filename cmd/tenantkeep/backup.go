@@ -21,6 +21,8 @@ import (
 type BackupOptions struct {
 	Tenant     string
 	Parent     string
+	Template   string
+	AllRows    bool
 	NoReuseDDL bool
 	DryRun     bool
 	Yes        bool
@@ -31,6 +33,8 @@ type BackupOptions struct {
 func (o *BackupOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Tenant, "tenant", "", "`NAME` of the tenant, for names of files and lists; needs one --schema")
 	flags.StringVar(&o.Parent, "parent", "", "build an incremental backup on the backup `ID`, instead of the newest of each schema")
+	flags.StringVar(&o.Template, "template", "", "write the tenant of --schema as a template of this `NAME`; needs --backup-type baseline")
+	flags.BoolVar(&o.AllRows, "all-rows", false, "let all rows of --schema belong to the template, but for those of --exclude-table-data")
 	flags.BoolVar(&o.NoReuseDDL, "no-reuse-ddl", false, "let pg_dump write all definitions anew, those too that did not change")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be backed up, and do nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "ask nothing; a backup never does")
@@ -56,6 +60,10 @@ An incremental backup stores what changed since the newest backup of each schema
 and refers to the files of earlier ones for the rest. It is a complete restore
 point all the same. A schema that has no earlier backup is taken in full.
 
+A baseline is core as it is, or a tenant as a template for new ones. It is written
+as a plain SQL script into the directory of baselines, and as a backup of its own.
+restore --baseline goes back to it, or makes new tenants of it.
+
 With --include-media the files of each tenant are saved with its schema, from its
 folder in --media-root; what is in none of the tenants' folders goes with core.
 An incremental backup stores the files that changed.
@@ -66,7 +74,9 @@ and the others are safe, 130 interrupted.`,
   tenantkeep backup --backup-type incremental
   tenantkeep backup --schema customer_a --schema customer_b
   tenantkeep backup --exclude-schema staging --compression zstd:9
-  tenantkeep backup --include-media --media-root /srv/app/media`,
+  tenantkeep backup --include-media --media-root /srv/app/media
+  tenantkeep backup --backup-type baseline --exclude-table-data django_session
+  tenantkeep backup --backup-type baseline --template restaurant --schema demo_restaurant --table-data 'menu*' --exclude-table-data 'order*'`,
 		GroupID: groupProtect,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -78,17 +88,14 @@ and the others are safe, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "schema", "exclude-schema", "backup-type", "max-chain", "wal-summaries", "compression", "retention-days",
-		"include-media", "media-root", "media-pattern", "media-folder", "jobs", "pg-dump", "lock-timeout")
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir",
+		"max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
 	return cmd
 }
 
 func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, opts BackupOptions) error {
-	if cfg.BackupType == string(manifest.Baseline) {
-		return &usageError{
-			err:  fmt.Errorf("%s: this version takes full and incremental backups, no baselines", name(cfg, "backup-type")),
-			hint: "leave --backup-type away, or give full or incremental",
-		}
+	if err := opts.checkBaseline(cmd, cfg); err != nil {
+		return err
 	}
 	if opts.Parent != "" && cfg.BackupType != string(manifest.Incremental) {
 		return usagef("--parent is what an incremental backup builds on: give --backup-type incremental with it")
@@ -108,7 +115,7 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if err != nil {
 		return err
 	}
-	result, err := backup.Run(ctx, backup.Options{
+	o := backup.Options{
 		Server: target, Repo: repository, Media: files,
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
 		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
@@ -116,12 +123,20 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
 		DryRun: opts.DryRun, Version: buildVersion().Version,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
-	})
+	}
+	if o.Type == manifest.Baseline {
+		opts.baseline(cfg, &o)
+	}
+	result, err := backup.Run(ctx, o)
+	written := ""
+	if err == nil && o.Type == manifest.Baseline && !opts.DryRun {
+		written, err = a.writeBaseline(ctx, repository, cfg, opts.Template, result.Manifest)
+	}
 	if result != nil {
 		if result.Manifest != nil {
 			a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
 		}
-		if err := a.showBackup(result, target, store.Location(), opts); err != nil {
+		if err := a.showBackup(result, target, store.Location(), written, opts); err != nil {
 			return err
 		}
 	}
@@ -146,16 +161,18 @@ func retentionOf(cfg *config.Config) manifest.Retention {
 	}
 }
 
-// showBackup says what was done, or what would be.
-func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, opts BackupOptions) error {
+// showBackup says what was done, or what would be. baseline is the file of a
+// baseline besides the backup; empty: none was written.
+func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline string, opts BackupOptions) error {
 	if r.Manifest == nil {
 		return a.showPlanned(r, target, opts)
 	}
 	s := summarize(r, location)
+	s.Baseline = baseline
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSONLine(s)
 	}
-	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core {
+	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core && s.Type != string(manifest.Baseline) {
 		a.ui().Printf("The database has no tenants: only core was there to be saved.")
 	}
 	a.ui().Printf("Saved %s: %s, %s.", savedWhat(s), ui.Plural(s.Tables, "table"), ui.Plural(s.Rows, "row"))
@@ -169,6 +186,9 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location string, o
 		a.ui().Printf("Media: %s of %s, of which %s is new, in %s.", ui.Plural(f.Files, "file"), ui.Bytes(f.Bytes), ui.Bytes(f.Stored), ui.Plural(f.Archives, "archive"))
 	}
 	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
+	if baseline != "" {
+		a.ui().Printf("Baseline %s", ui.Safe(baseline))
+	}
 	_, err := fmt.Fprintln(a.stdout, s.ManifestPath)
 	return err
 }
@@ -180,6 +200,7 @@ type backupSummary struct {
 	Type         string             `json:"type"`
 	Parent       string             `json:"parent,omitempty"`
 	ManifestPath string             `json:"manifest"`
+	Baseline     string             `json:"baseline,omitempty"` // path of the file in the directory of baselines
 	Core         bool               `json:"core"`
 	Tenants      int64              `json:"tenants"`
 	Tables       int64              `json:"tables"`
@@ -260,6 +281,8 @@ func savedWhat(s backupSummary) string {
 	switch {
 	case s.Core && s.Tenants == 0:
 		return "core"
+	case s.Type == string(manifest.Baseline):
+		return "1 tenant as a template"
 	case s.Core:
 		return "core and " + ui.Plural(s.Tenants, "tenant")
 	default:

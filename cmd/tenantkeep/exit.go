@@ -41,7 +41,14 @@ func asUsage(err error) error {
 	if errors.As(err, &usage) {
 		return err
 	}
-	return &usageError{err: err}
+	hint := ""
+	if hinted, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		hint = hinted.Hint()
+	}
+	return &usageError{err: err, hint: hint}
 }
 
 // hintedError is an error with what to do next.

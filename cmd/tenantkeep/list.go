@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenantkeep/tenantkeep/internal/baseline"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -109,6 +110,7 @@ type listed struct {
 	Path          string             `json:"path"` // of the manifest in the repository, or of a baseline's file
 	Time          time.Time          `json:"time"` // as well as it is known where the manifest is broken
 	Type          string             `json:"type"`
+	Template      string             `json:"template,omitempty"` // of a baseline of a tenant
 	State         string             `json:"state"`
 	Problem       string             `json:"problem,omitempty"` // why it is not ok
 	Tenants       int                `json:"tenants"`           // core is none
@@ -196,7 +198,7 @@ func runList(ctx context.Context, a *app, cfg *config.Config, opts ListOptions) 
 		}
 	}
 	if opts.wantBaselines() && len(opts.Schemas) == 0 {
-		baselines, err := baselineFiles(cfg.BaselineDir)
+		baselines, err := a.baselineFiles(ctx, cfg.BaselineDir)
 		if err != nil {
 			return err
 		}
@@ -326,6 +328,9 @@ func (o *ListOptions) describe(s repo.Backup, files *fileCheck) (listed, bool) {
 	b.Type, b.RetentionDays, b.Compression = string(m.BackupType), m.RetentionDays, m.Compression
 	if m.Database != nil {
 		b.Database = m.Database.Name
+	}
+	if m.BackupType == manifest.Baseline && len(m.Schemas) == 1 && !m.Schemas[0].IsCore() {
+		b.Template = m.Schemas[0].Tenant
 	}
 	b.addSchemas(m, o.Schemas, files, o.Format.is(formatJSON))
 	switch {
@@ -509,22 +514,35 @@ func (b *listed) judge(missing map[string]bool) {
 	b.Problem = strings.Join(problems, "; ")
 }
 
-// baselineFiles lists the core baseline in a directory, in any compression.
-func baselineFiles(dir string) ([]listed, error) {
-	var found []listed
-	for _, name := range []string{"baseline.sql", "baseline.sql.gz", "baseline.sql.zst"} {
-		file := filepath.Join(dir, name)
-		info, err := os.Stat(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+// baselineFiles lists the baselines in their directory, that of core in any
+// compression.
+func (a *app) baselineFiles(ctx context.Context, dir string) ([]listed, error) {
+	at, err := a.openPlace(dir, time.UTC)
+	if err != nil {
+		return nil, err
+	}
+	files, err := baseline.List(ctx, at.Store)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"baseline.sql.gz", "baseline.sql.zst"} { // of the original system
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err == nil {
+			files = append(files, baseline.File{Path: name, Size: info.Size(), Modified: info.ModTime()})
+		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list baselines: %w", err)
 		}
-		found = append(found, listed{
-			ID: name, Path: filepath.ToSlash(file), Time: info.ModTime().UTC(), Type: string(manifest.Baseline), State: stateOK, Core: true,
-			BytesStored: info.Size(), Schemas: []backupSchema{}, Failures: []manifest.Failure{}, References: []string{}, KeptFor: []string{},
-		})
+	}
+	var found []listed
+	for _, f := range files {
+		b := listed{
+			ID: f.Path, Path: filepath.ToSlash(filepath.Join(dir, f.Path)), Time: f.Modified.UTC(), Type: string(manifest.Baseline), Template: f.Template, State: stateOK,
+			Core: f.Template == "", BytesStored: f.Size, Schemas: []backupSchema{}, Failures: []manifest.Failure{}, References: []string{}, KeptFor: []string{},
+		}
+		if !b.Core {
+			b.Tenants = 1
+		}
+		found = append(found, b)
 	}
 	return found, nil
 }
@@ -560,7 +578,11 @@ func showTable(u *ui.UI, backups []listed, now time.Time) error {
 			table.Add(b.ID, "-", ui.Age(b.Time, now), "-", "-", "-", "-", "-", b.State, keptFor)
 			continue
 		}
-		table.Add(b.ID, b.Type, ui.Age(b.Time, now), ui.Count(int64(b.Tenants)), known(b.Rows, ui.Count),
+		typ := b.Type
+		if b.Template != "" {
+			typ += " " + ui.Safe(b.Template)
+		}
+		table.Add(b.ID, typ, ui.Age(b.Time, now), ui.Count(int64(b.Tenants)), known(b.Rows, ui.Count),
 			ui.Bytes(b.BytesStored), known(b.BytesText, ui.Bytes), ui.Count(int64(len(b.References))), b.State, keptFor)
 	}
 	return u.Table(table)

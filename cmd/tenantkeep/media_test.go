@@ -2,12 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 )
@@ -272,4 +276,97 @@ func TestMediaBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	mention(t, w.run(t, 3, "backup", "--include-media"), `"b" may not be read`)
+}
+
+// Files of a template come with it, to new tenants and to those that are reset.
+func TestMediaOfBaselines(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	dir := filepath.Join(t.TempDir(), "baselineData")
+	folder := filepath.Join(dir, "templates", "shop", "media")
+	make := func(more ...string) string {
+		t.Helper()
+		return w.run(t, 0, append([]string{"backup", "--backup-type=baseline", "--template=shop", "--schema=acme", "--all-rows", "--baseline-dir=" + dir}, more...)...)
+	}
+	restore := func(code int, more ...string) string {
+		t.Helper()
+		return w.run(t, code, append([]string{"restore", "--baseline", "--template=shop", "--baseline-dir=" + dir, "--include-media"}, more...)...)
+	}
+	archives := func() []string {
+		t.Helper()
+		list, err := filepath.Glob(filepath.Join(folder, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	w.write(t, "globex/own", "own")
+	make("--include-media")
+	make("--include-media")
+	if list := archives(); len(list) != 1 || !strings.HasSuffix(list[0], ".tar.zst") {
+		t.Fatalf("archives: %q", list)
+	}
+	requireFiles := func(tenant string, want map[string]string) {
+		t.Helper()
+		got := map[string]string{}
+		for name, content := range w.files(t) {
+			if rest, ok := strings.CutPrefix(name, tenant+"/"); ok {
+				got[rest] = content
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("files of %s: %s", tenant, diff)
+		}
+	}
+	template := map[string]string{"img/a.jpg": strings.Repeat("a", 5000), "b": "b"}
+	w.write(t, "acme/b", "changed")
+	restore(0, "--as=fresh")
+	requireFiles("fresh", template)
+	var all sync.WaitGroup
+	for n := range 5 {
+		all.Go(func() { restore(0, fmt.Sprintf("--as=t%d", n), "--jobs=1") })
+	}
+	all.Wait()
+	for n := range 5 {
+		requireFiles(fmt.Sprintf("t%d", n), template)
+	}
+
+	// What cannot be registered leaves no folder either, and a folder that is
+	// there is not touched.
+	mention(t, restore(1, "--as=never", "--new-tenant-sql=SELECT 1/0"), "division by zero", "nothing was made")
+	requireFiles("never", map[string]string{})
+	w.write(t, "taken/x", "x")
+	mention(t, restore(1, "--as=taken"), "there is a folder", "nothing was changed")
+	requireFiles("taken", map[string]string{"x": "x"})
+
+	restore(0, "--schema=globex", "--yes")
+	requireFiles("globex", template)
+	w.run(t, 0, "rollback", "globex", "--yes")
+	requireFiles("globex", map[string]string{"own": "own"})
+
+	// An archive that was changed is refused, and one that is missing is missed.
+	archive := archives()[0]
+	whole, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range [][]byte{whole[:len(whole)-1], whole[:10], append([]byte{1}, whole...)} {
+		if err := os.WriteFile(archive, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mention(t, restore(1, "--as=never"), "was cut short or changed", "without the archive it is restored without files")
+	}
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	mention(t, restore(2, "--as=never"), "was taken without media")
+	make()
+	if list := archives(); len(list) != 0 {
+		t.Errorf("archives: %q", list)
+	}
+	for name := range w.files(t) {
+		if strings.Contains(name, "staging") || strings.HasPrefix(name, "never") {
+			t.Errorf("left: %s", name)
+		}
+	}
 }

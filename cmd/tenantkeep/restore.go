@@ -30,6 +30,9 @@ type RestoreOptions struct {
 	Manifest       string // id, file name or path
 	BackupFile     string // a plain SQL script, instead of a backup
 	AllowOutside   bool   // the script may reach outside of its schema
+	Baseline       bool
+	Template       string   // the baseline of this name, instead of that of core
+	Set            []string // NAME=VALUE, for the statements that register a new tenant
 	Latest         bool
 	At             string   // a time
 	Schemas        []string // by name of the schema or the tenant; empty: everything
@@ -56,6 +59,9 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Manifest, "manifest", "", "the backup to restore: its id, or the `PATH` of its manifest")
 	flags.StringVar(&o.BackupFile, "backup-file", "", "a plain SQL `FILE` instead of a backup: .sql, .sql.gz or .sql.zst, of pg_dump or the original system; - is standard input")
 	flags.BoolVar(&o.AllowOutside, "allow-outside", false, "let the script of --backup-file reach outside of its schema")
+	flags.BoolVar(&o.Baseline, "baseline", false, "a baseline instead of a backup: core goes back to it, or with --template a tenant, or a new one is made")
+	flags.StringVar(&o.Template, "template", "", "the template of this `NAME`, for --baseline: --as makes a new tenant of it, --schema resets one")
+	flags.StringArrayVar(&o.Set, "set", nil, "`NAME=VALUE` of a parameter of --new-tenant-sql; repeat it for more")
 	flags.BoolVar(&o.Latest, "latest", false, "the newest backup that holds what is to be restored")
 	flags.StringVar(&o.At, "at", "", "the newest backup taken at this `TIME` or before: \"2026-11-23 14:30\" (UTC), \"yesterday 14:00\", \"2h ago\"")
 	flags.StringArrayVar(&o.Schemas, "schema", nil, "only this schema or tenant `NAME`; repeat it for more")
@@ -81,6 +87,9 @@ func (o *RestoreOptions) wanted() wanted {
 
 // check refuses what makes no sense together.
 func (o *RestoreOptions) check() error {
+	if o.Baseline || o.Template != "" || len(o.Set) > 0 {
+		return o.checkBaseline()
+	}
 	if o.BackupFile != "" || o.AllowOutside {
 		return o.checkFile()
 	}
@@ -125,6 +134,11 @@ the last moment with the old rows. The replaced schema stays in the database,
 and tenantkeep rollback swaps it back. What fails, or is interrupted, leaves the
 live schema as it was.
 
+--baseline goes back to what backup --backup-type baseline has written: core, or
+with --template and --schema one tenant. With --template and --as it makes a new
+tenant, and registers it by the statements of --new-tenant-sql in the transaction
+in which it appears. Many new tenants can be made at once.
+
 With --include-media the files of the tenants are put back too: beside the folder
 in --media-root, whose place they take by a rename right after the schema. What
 they replace is kept, and rollback brings it back together with the schema.
@@ -139,6 +153,8 @@ failed or lack objects, 130 interrupted.`,
   tenantkeep restore --latest --schema customer_a --table orders --table order_lines
   tenantkeep restore --manifest 20261123_000001 --schema customer_a --dry-run
   tenantkeep restore --backup-file customer_a.sql.gz
+  tenantkeep restore --baseline
+  tenantkeep restore --baseline --template restaurant --as customer_c --set domain=c.example.com
   DATABASE_URL=postgres://…/empty tenantkeep restore --latest --no-owner --no-privileges`,
 		GroupID: groupProtect,
 		Args:    noArgs,
@@ -154,8 +170,11 @@ failed or lack objects, 130 interrupted.`,
 				}
 				return a.listAvailable(cmd.Context(), places, opts.Schemas, opts.Format)
 			}
-			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file"), opts.check()); err != nil {
+			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file", "template"), opts.check()); err != nil {
 				return err
+			}
+			if opts.Baseline {
+				return runRestoreBaseline(cmd.Context(), a, cmd, cfg, opts)
 			}
 			if opts.BackupFile != "" {
 				return runRestoreFile(cmd.Context(), a, cmd, cfg, opts)
@@ -164,7 +183,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump", "time-zone")...)
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump", "time-zone", "baseline-dir", "new-tenant-sql")...)
 	return cmd
 }
 
@@ -232,6 +251,11 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if opts.CreateRollback {
 		a.saveRollbackPoints(cmd, cfg, places[1], target, &o)
 	}
+	return a.restoreAndShow(ctx, o, opts)
+}
+
+// restoreAndShow restores and says what was done, or what would be.
+func (a *app) restoreAndShow(ctx context.Context, o restore.Options, opts RestoreOptions) error {
 	result, err := restore.Run(ctx, o)
 	if result.Plan != nil && opts.DryRun {
 		if err := a.showPlan(result.Plan, opts); err != nil {

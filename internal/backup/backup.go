@@ -40,7 +40,8 @@ type Options struct {
 	Schemas        []string      // only these, by exact name; empty: core and all tenants
 	ExcludeSchemas []string      // not these
 	Tenant         string        // name of the tenant where Schemas names one; empty: as the schema
-	Type           manifest.Type // Full or Incremental
+	Type           manifest.Type // Full, Incremental, or Baseline, of one schema
+	Rows           *RowRules     // of a baseline; nil: all rows
 	Parent         string        // backup that an incremental builds on; empty: the newest of each schema
 	MaxChain       int           // how many files of earlier backups a schema may need; 0: DefaultMaxChain
 	NoReuseDDL     bool          // take all definitions anew, those too that are known to be the same

@@ -22,13 +22,14 @@ import (
 // sequences, large objects.
 type contents struct {
 	small, big   []*copied
+	empty        []*copied // whose rows are left out
 	sequences    []statement
 	largeObjects hash.Hash // of their statements; nil: there are none
 	read         bool      // everything was read once already, to be compared
 	same         bool      // as the parent has it
 }
 
-func (c *contents) tables() []*copied { return slices.Concat(c.small, c.big) }
+func (c *contents) tables() []*copied { return slices.Concat(c.small, c.big, c.empty) }
 
 // digest is the same for two backups of a tenant that hold the same.
 func (c *contents) digest() string {

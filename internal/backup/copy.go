@@ -719,8 +719,15 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 			return nil, err
 		}
 	}
+	tables, err := w.rule(ctx, t)
+	if err != nil {
+		return nil, err
+	}
 	plan := &contents{}
 	add := func(list *[]*copied, oid uint32, s source, segments int) {
+		if tables[oid].decision == emptied {
+			list, segments = &plan.empty, 0
+		}
 		c := newCopied(s, segments)
 		if h, ok := heaps[oid]; ok && !s.root && s.condition == "" {
 			heap := manifest.Heap(h)
@@ -736,6 +743,8 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 		case inTree && root.OID == rel.OID:
 			s.root = true
 			add(&plan.small, rel.OID, s, 1)
+		case inTree && tables[rel.OID].decision == emptied && tables[root.OID].decision != emptied:
+			return nil, &PartitionError{rel.Name, tables[root.OID].Name}
 		case rel.Kind != "r" || inTree:
 		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > segmentBlocks && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
 			s.segmented = true

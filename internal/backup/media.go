@@ -25,7 +25,7 @@ func (r *run) mediaTenants(all []*tenant) []media.Tenant {
 	for _, t := range all {
 		switch {
 		case t.core:
-		case r.chosen[t.Name]:
+		case r.chosen[t.Name] && r.Type != manifest.Baseline: // whose tenant has the name of a template
 			list = append(list, media.Tenant{Schema: t.Name, Name: t.tenant})
 		default:
 			list = append(list, media.Tenant{Schema: t.Name, Name: t.Name})
@@ -176,6 +176,9 @@ func (o *mediaRun) open(ctx context.Context, all []media.Tenant) (tree media.Ope
 		return o.Media.OpenShared(ctx, all)
 	}
 	t := media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
+	if o.Type == manifest.Baseline { // whose tenant has the name of a template
+		t.Name = t.Schema
+	}
 	tree, err = o.Media.Open(ctx, t)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return tree, err

@@ -100,10 +100,10 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 }
 
 // comparable reports whether a backup is one of this database, whose rows have
-// the same text.
+// the same text. Baselines are none: they come and go by rules of their own.
 func (r *run) comparable(m *manifest.Manifest) bool {
 	d := m.Database
-	return m.Format > 0 && d != nil && d.Name == r.info.Name && d.Encoding == r.info.Encoding &&
+	return m.Format > 0 && m.BackupType != manifest.Baseline && d != nil && d.Name == r.info.Name && d.Encoding == r.info.Encoding &&
 		(d.SystemIdentifier == r.info.SystemIdentifier || d.SystemIdentifier == "" || r.info.SystemIdentifier == "")
 }
 

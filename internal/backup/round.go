@@ -42,13 +42,16 @@ type tenant struct {
 	frames    []storedFrame // definitions that are stored again as they are
 	stored    *storedRows   // rows that may be; nil: none
 
+	restarts map[uint32]int64 // where sequences begin of tables that stay empty
+
 	err error // why it must be taken again
 }
 
 // forget lets go of what is only needed while the tenant is being copied, so
 // that memory does not grow with the number of tenants.
 func (t *tenant) forget() {
-	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames, t.stored = nil, nil, nil, nil, nil, script{}, nil, nil
+	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
+	t.stored, t.restarts = nil, nil
 }
 
 // round takes schemas at one snapshot.
@@ -388,7 +391,7 @@ func (r *results) add(t *tenant, s *manifest.Schema, err error) error {
 		r.again = append(r.again, t)
 		r.Unlock()
 		return nil
-	case errors.As(err, &storage), errors.As(err, &session), pg.Lost(err):
+	case errors.As(err, &storage), errors.As(err, &session), pg.Lost(err), refuses(err):
 		return err
 	default:
 		r.fail(t, err)

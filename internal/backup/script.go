@@ -169,23 +169,28 @@ func (w *worker) appendOrRefer(file *datafile.Writer, kind datafile.FrameKind, e
 // They are read as tables: the lock that pg_sequence_last_value takes belongs
 // to the whole transaction, and no savepoint gives it back.
 func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) {
-	var all []sequence
-	for _, rel := range t.relations {
-		if rel.Kind == "S" {
-			all = append(all, sequence{rel.OID, rel.Schema, rel.Name, rel.Persistent == "p"})
-		}
-	}
-	for _, c := range t.config {
-		if c.Kind == "S" {
-			all = append(all, sequence{c.OID, c.Schema, c.Name, false})
-		}
-	}
 	var statements []statement
 	add := func(s sequence, last string, called bool) {
 		statements = append(statements, statement{
 			Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
 			SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), last, called),
 		})
+	}
+	var all []sequence
+	for _, rel := range t.relations {
+		if rel.Kind == "S" {
+			s := sequence{rel.OID, rel.Schema, rel.Name, rel.Persistent == "p"}
+			if start, ok := t.restarts[rel.OID]; ok {
+				add(s, strconv.FormatInt(start, 10), false)
+				continue
+			}
+			all = append(all, s)
+		}
+	}
+	for _, c := range t.config {
+		if c.Kind == "S" {
+			all = append(all, sequence{c.OID, c.Schema, c.Name, false})
+		}
 	}
 	for part := range batches(all, batchTables) {
 		last, err := w.lastValues(ctx, part)

@@ -41,11 +41,19 @@ type Config struct {
 	Schemas        []string // the only schemas to take, by exact name; empty: all
 	ExcludeSchemas []string // schemas to leave out, by exact name
 	BackupType     string   // of one run: full, incremental or baseline
-	WALSummaries   string   // checkpoint, wait or off
-	MaxChain       int      // how many files of earlier backups a schema may need, at least one
-	ScheduleType   string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
-	PgDump         string   // program, a name on PATH or a path; empty: the newest that is found
-	LockTimeout    time.Duration
+
+	// TableData and ExcludeTableData are patterns of the tables whose rows belong
+	// to a baseline, and of those whose rows do not.
+	TableData, ExcludeTableData []string
+	// NewTenantSQL registers a new tenant: statements with parameters, or @ and the
+	// path of a file that holds them; empty: none.
+	NewTenantSQL string
+
+	WALSummaries string // checkpoint, wait or off
+	MaxChain     int    // how many files of earlier backups a schema may need, at least one
+	ScheduleType string // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	PgDump       string // program, a name on PATH or a path; empty: the newest that is found
+	LockTimeout  time.Duration
 
 	IncludeMedia bool              // the tenants' files are saved, or put back, with their schemas
 	MediaRoot    string            // directory with the folders of tenants; empty: not known

@@ -130,6 +130,21 @@ func settings() []Setting {
 			apply: one(oneOf("full", "incremental", "baseline"), func(c *Config, v string) { c.BackupType = v }),
 		},
 		{
+			Key: "table-data", Flag: "table-data", Env: "BASELINE_TABLE_DATA", Kind: "PATTERN", List: true,
+			Help:  "the rows of these tables belong to a template; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.TableData = v }),
+		},
+		{
+			Key: "exclude-table-data", Flag: "exclude-table-data", Env: "BASELINE_EXCLUDE_TABLE_DATA", Kind: "PATTERN", List: true,
+			Help:  "these tables stay empty in a baseline; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.ExcludeTableData = v }),
+		},
+		{
+			Key: "new-tenant-sql", Flag: "new-tenant-sql", Env: "BASELINE_NEW_TENANT_SQL", Kind: "SQL",
+			Help:  "statements that register a new tenant, with :schema, :template and parameters of --set; or @ and the path of a file",
+			apply: one(asIs, func(c *Config, v string) { c.NewTenantSQL = v }),
+		},
+		{
 			Key: "max-chain", Flag: "max-chain", Env: "BACKUP_MAX_CHAIN", Default: "30", Kind: "N",
 			Help:  "take a schema in full again once its incremental backups need N files of earlier ones",
 			apply: one(wholeNumber(1, 1000), func(c *Config, v int) { c.MaxChain = v }),

@@ -341,7 +341,7 @@ func TestFirstFormat(t *testing.T) {
 	for i := range want.Tables {
 		l.put(line{Table: &want.Tables[i]})
 	}
-	if err := l.end(); err != nil {
+	if err := l.end(""); err != nil {
 		t.Fatal(err)
 	}
 	index := strings.Replace(out.String(), fmt.Sprintf("%s%d\n", indexTitle, IndexFormat), indexTitle+"1\n", 1)

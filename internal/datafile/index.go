@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"slices"
 	"strconv"
@@ -157,6 +160,7 @@ type line struct {
 	Statement *Statement      `json:"statement,omitempty"`
 	Table     *manifest.Table `json:"table,omitempty"`
 	Count     *int            `json:"count,omitempty"` // last line: how many lines stand before it
+	Sum       string          `json:"sum,omitempty"`   // last line of the index: sha256 of those lines, hexadecimal; older files have none
 }
 
 const (
@@ -178,7 +182,7 @@ func (x *Index) encode(w io.Writer) error {
 	for i := range x.Tables {
 		l.put(line{Table: &x.Tables[i]})
 	}
-	return l.end()
+	return l.end(hex.EncodeToString(l.hash.Sum(nil)))
 }
 
 // encodeStatements writes the statements of definitions. Their frames are
@@ -191,7 +195,7 @@ func (x *Index) encodeStatements(w io.Writer) error {
 		n := slices.Index(definitions, s.Frame)
 		return n, n >= 0
 	})
-	return l.end()
+	return l.end("") // its frame has a hash
 }
 
 // definitionFrames are the numbers of the frames that hold definitions.
@@ -207,12 +211,13 @@ func (x *Index) definitionFrames() (numbers []int) {
 // lineWriter writes lines of an index. Its first error is that of end.
 type lineWriter struct {
 	w     *bufio.Writer
+	hash  hash.Hash
 	count int
 	err   error
 }
 
 func newLineWriter(w io.Writer, title string) *lineWriter {
-	l := &lineWriter{w: bufio.NewWriter(w)}
+	l := &lineWriter{w: bufio.NewWriter(w), hash: sha256.New()}
 	_, l.err = fmt.Fprintf(l.w, "\n%s%d\n", title, IndexFormat)
 	return l
 }
@@ -224,7 +229,7 @@ func (w *lineWriter) put(l line) {
 	text, err := json.Marshal(l) // escapes newlines: a name cannot leave its comment line
 	if w.err = err; err == nil {
 		w.count++
-		_, w.err = fmt.Fprintf(w.w, "%s%s\n", linePrefix, text)
+		_, w.err = fmt.Fprintf(io.MultiWriter(w.w, w.hash), "%s%s\n", linePrefix, text)
 	}
 }
 
@@ -249,9 +254,10 @@ func (w *lineWriter) statements(list []Statement, number func(Statement) (int, b
 	}
 }
 
-func (w *lineWriter) end() error {
+// end writes the last line, with a hash of those before it.
+func (w *lineWriter) end(sum string) error {
 	n := w.count
-	w.put(line{Count: &n})
+	w.put(line{Count: &n, Sum: sum})
 	return cmp.Or(w.err, w.w.Flush())
 }
 
@@ -259,6 +265,7 @@ func (w *lineWriter) end() error {
 func readLines(r io.Reader, title string, take func(line) error) error {
 	in := bufio.NewReader(io.LimitReader(r, maxIndexRaw))
 	titled, count, done := false, 0, false
+	sum := sha256.New()
 	for {
 		text, err := in.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(text) == 0 {
@@ -292,10 +299,18 @@ func readLines(r io.Reader, title string, take func(line) error) error {
 			if *l.Count != count {
 				return fmt.Errorf("index has %d lines, its last one says %d", count, *l.Count)
 			}
+			if l.Sum != "" && l.Sum != hex.EncodeToString(sum.Sum(nil)) {
+				return errors.New("index does not have the contents that its last line says")
+			}
+			// What hashes the other lines is as it was written, or is no such line.
+			if again, err := json.Marshal(l); err != nil || string(again)+"\n" != string(body) {
+				return errors.New("the last line of the index was changed")
+			}
 			done = true
 		} else if err := take(l); err != nil {
 			return err
 		}
+		sum.Write(text)
 		count++
 	}
 	if !done {

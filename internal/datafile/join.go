@@ -66,7 +66,10 @@ func Join(f *File, w io.Writer, c Compression) (*Index, error) {
 		j.to.AddTable(t)
 	}
 	h := f.Index.Header
-	h.Type, h.Files = manifest.Full, nil
+	if h.Type == manifest.Incremental {
+		h.Type = manifest.Full
+	}
+	h.Files = nil
 	return j.to.Close(enc, h)
 }
 

@@ -4,35 +4,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// The key of the advisory lock that keeps two runs of tenantkeep out of one
-// database. Advisory locks belong to a database, so that the key needs no name
-// in it.
+// The keys of the advisory locks that keep runs of tenantkeep out of each other's
+// way. Advisory locks belong to a database, so that a key needs no name in it.
 const (
-	lockClass  = 0x746e6b70 // "tnkp"
-	lockObject = 1
+	lockClass   = 0x746e6b70 // "tnkp"
+	lockObject  = 1          // one backup, restore or the like at a time
+	lockSchemas = 2          // making tenants, which many do at once, or changing those that there are
+	nameClass   = 0x746e6b6e // "tnkn": with the hash of a name, one new tenant of that name at a time
+	maskClass   = 0x746e6b6d // "tnkm": with the hash of a name, one session at a time that uses it for another schema
 )
 
-// lockWait is how long Lock waits for a session whose client has just ended,
-// or was killed: the server takes a moment to notice.
-const lockWait = time.Second
+const (
+	// lockWait is how long Lock waits for a session whose client has just ended,
+	// or was killed: the server takes a moment to notice.
+	lockWait = time.Second
+	// schemasWait is how long those who make tenants and those who change them wait
+	// for each other: a new tenant is made in seconds.
+	schemasWait = 30 * time.Second
+)
 
 // Lock takes the lock of the database for the session of conn, waiting for a
 // second at most, and names the session after the purpose, such as "restore", for others to
 // see. The lock ends with the session at the latest. Where another session has
 // it the error is a *LockedError.
 func Lock(ctx context.Context, conn *pgx.Conn, purpose string) error {
-	_, err := conn.PgConn().Exec(ctx, "SET application_name = "+Literal("tenantkeep "+purpose)).ReadAll()
-	if err != nil {
+	if err := nameSession(ctx, conn, purpose); err != nil {
+		return err
+	}
+	return take(ctx, conn, "pg_try_advisory_lock", lockClass, lockObject, lockWait)
+}
+
+// LockSchemas is Lock for who replaces, renames or removes schemas: nobody makes
+// a new tenant meanwhile. It waits half a minute for those who do.
+func LockSchemas(ctx context.Context, conn *pgx.Conn, purpose string) error {
+	if err := Lock(ctx, conn, purpose); err != nil {
+		return err
+	}
+	return take(ctx, conn, "pg_try_advisory_lock", lockClass, lockSchemas, schemasWait)
+}
+
+// LockNew is for who makes a new schema, of this name, and touches no other: many
+// may do that at once, also beside a backup, but not beside LockSchemas, for which
+// it waits half a minute. It is otherwise as Lock.
+func LockNew(ctx context.Context, conn *pgx.Conn, purpose, schema string) error {
+	if err := nameSession(ctx, conn, purpose); err != nil {
+		return err
+	}
+	if err := take(ctx, conn, "pg_try_advisory_lock", nameClass, hashName(schema), lockWait); err != nil {
+		return err
+	}
+	return take(ctx, conn, "pg_try_advisory_lock_shared", lockClass, lockSchemas, schemasWait)
+}
+
+// MaskTurn is a statement that waits, for a minute at most, until no other session
+// is in a transaction in which a schema has the name of another, and keeps others
+// from it until the transaction ends. timeout is the session's lock_timeout.
+func MaskTurn(schema string, timeout time.Duration) string {
+	return fmt.Sprintf("SET LOCAL lock_timeout = 60000;\nDO 'BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(%d, %d); END';\nSET LOCAL lock_timeout = %d;\n",
+		maskClass, hashName(schema), timeout.Milliseconds())
+}
+
+// hashName is a key for a name. Two names with one key only wait for each other.
+func hashName(name string) int32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name)) // a hash takes everything
+	return int32(h.Sum32())
+}
+
+func nameSession(ctx context.Context, conn *pgx.Conn, purpose string) error {
+	if _, err := conn.PgConn().Exec(ctx, "SET application_name = "+Literal("tenantkeep "+purpose)).ReadAll(); err != nil {
 		return fmt.Errorf("name the session: %w", err)
 	}
-	for deadline := time.Now().Add(lockWait); ; {
+	return nil
+}
+
+// take takes an advisory lock by one of the functions that try to, for so long.
+func take(ctx context.Context, conn *pgx.Conn, function string, class, object int32, wait time.Duration) error {
+	for deadline := time.Now().Add(wait); ; {
 		var granted bool
-		err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1::int4, $2::int4)`, lockClass, lockObject).Scan(&granted)
+		err := conn.QueryRow(ctx, `SELECT pg_catalog.`+function+`($1::int4, $2::int4)`, class, object).Scan(&granted)
 		if err != nil {
 			return fmt.Errorf("lock the database: %w", err)
 		}
@@ -49,12 +105,13 @@ func Lock(ctx context.Context, conn *pgx.Conn, purpose string) error {
 		}
 	}
 	locked := &LockedError{Database: conn.Config().Database}
-	err = conn.QueryRow(ctx, `
+	err := conn.QueryRow(ctx, `
 		SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.backend_start, now())
 		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
 		AND l.classid = $1::int8::oid AND l.objid = $2::int8::oid
-		AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`, int64(lockClass), int64(lockObject)).
+		AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		ORDER BY a.backend_start LIMIT 1`, int64(uint32(class)), int64(uint32(object))).
 		Scan(&locked.PID, &locked.Application, &locked.Since)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) { // gone meanwhile: the caller may try again
 		return fmt.Errorf("find who holds the lock of the database: %w", err)

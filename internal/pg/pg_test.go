@@ -256,6 +256,42 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// New tenants of different names go together, and with a backup, but not with
+// anybody who replaces schemas.
+func TestLockNew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := t.Context()
+	backup, one, two, three, restore := connect(t, db), connect(t, db), connect(t, db), connect(t, db), connect(t, db)
+	for _, err := range []error{
+		pg.Lock(ctx, backup, "backup"), pg.LockNew(ctx, one, "new tenant", "one"), pg.LockNew(ctx, two, "new tenant", "two"),
+	} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	var locked *pg.LockedError
+	if err := pg.LockNew(ctx, three, "new tenant", "one"); !errors.As(err, &locked) || locked.PID != int(one.PgConn().PID()) {
+		t.Errorf("the same name: %v", err)
+	}
+	if err := pg.LockSchemas(ctx, restore, "restore"); !errors.As(err, &locked) || locked.Application != "tenantkeep backup" {
+		t.Errorf("beside a backup: %v", err)
+	}
+	pg.Close(backup)
+	granted := make(chan error, 1)
+	go func() { granted <- pg.LockSchemas(ctx, restore, "restore") }()
+	pg.Close(one)
+	select {
+	case err := <-granted:
+		t.Errorf("granted beside a new tenant: %v", err)
+	default:
+	}
+	pg.Close(two)
+	if err := <-granted; err != nil {
+		t.Errorf("after the new tenants: %v", err)
+	}
+}
+
 // TestChangedDefinitions makes a change after the snapshot and looks whose it
 // is.
 func TestChangedDefinitions(t *testing.T) {

@@ -696,6 +696,12 @@ func (s *survey) addUnknown(m *manifest.Manifest) {
 	}
 }
 
+// Describe is the manifest of a backup of which one data file is all that is
+// known: its index, key, size and hash.
+func Describe(x *datafile.Index, key string, size int64, hash string) *manifest.Manifest {
+	return manifestOf(candidate{Info: storage.Info{Key: key, Size: size}, index: x, hash: hash})
+}
+
 // findArchives gives the entries of rebuilt manifests their media archives, as far
 // as these were written by the same run: of one in which no file had changed
 // nothing tells where its files are.

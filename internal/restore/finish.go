@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
@@ -28,6 +31,11 @@ func (r *run) finish(ctx context.Context) error {
 	}
 	if err := s.exec(ctx, "RESET synchronous_commit"); err != nil {
 		return fmt.Errorf("finish: %w", err)
+	}
+	for _, u := range r.alive() {
+		if r.New && !r.Incomplete && len(u.problems) > 0 {
+			u.fail(&IncompleteError{Schema: u.target, New: true, Problems: u.problems})
+		}
 	}
 	alive := r.alive()
 	r.commentPublic(ctx, s)
@@ -57,7 +65,10 @@ func (r *run) finish(ctx context.Context) error {
 				sql.WriteString(u.ownComment(manifest.CoreSchema, publicComment))
 			}
 		}
-		if err := s.exec(ctx, sql.String()); err != nil {
+		if err := r.reveal(ctx, s, sql.String()); err != nil {
+			if r.Appear != nil {
+				return err
+			}
 			return fmt.Errorf("finish: %w", err)
 		}
 		for _, u := range units {
@@ -66,6 +77,46 @@ func (r *run) finish(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// reveal runs the statements by which schemas appear, and Appear in the same
+// transaction.
+func (r *run) reveal(ctx context.Context, s *session, sql string) error {
+	if r.Appear == nil {
+		return s.exec(ctx, sql)
+	}
+	for try := 1; ; try++ {
+		err := r.revealOnce(ctx, s, sql)
+		if err == nil || !inTheWay(err) || try == lockTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(min(time.Duration(try)*lockPause, lockPauseMax)):
+		}
+	}
+}
+
+func (r *run) revealOnce(ctx context.Context, s *session, sql string) (err error) {
+	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			_ = tx.Rollback(ctx) // err says more
+		}
+	}()
+	if err := s.execTx(ctx, sql); err != nil {
+		return err
+	}
+	if err := r.Appear(ctx, s.conn); err != nil {
+		return err
+	}
+	return tx.Commit(context.WithoutCancel(ctx))
 }
 
 // commentPublic gives schema public its comment where the role could not mark

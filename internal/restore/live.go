@@ -25,10 +25,12 @@ type live struct {
 
 // replaces checks whether a live schema can be replaced by that of a unit.
 func (p *checker) replaces(ctx context.Context, s existing, u *unit) error {
-	if err := p.mask(ctx, u, s.Name); err != nil {
-		return err
+	if p.As == "" {
+		if err := p.mask(ctx, u, s.Name); err != nil {
+			return err
+		}
 	}
-	u.mask.live = true
+	u.mask.live = u.mask.live || u.mask.name == s.Name
 	u.live = &live{oid: s.OID, name: s.Name, comment: s.Comment}
 	if !s.Owned {
 		p.find(Finding{

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -37,6 +38,7 @@ type mask struct {
 type peers struct {
 	sync.Mutex
 	masks []*mask
+	turn  string // statements that wait for other processes with such masks; empty: there are none
 }
 
 // on is what stands before masked statements, off what stands behind them.
@@ -44,6 +46,7 @@ type peers struct {
 // hidden all the same: what refers to it has to wait, not to find the live one.
 func (p *peers) on() string {
 	var sql strings.Builder
+	sql.WriteString(p.turn)
 	for _, m := range p.masks {
 		if m.live {
 			sql.WriteString(rename(m.name, m.hidden))
@@ -124,6 +127,15 @@ func (s *session) execSteps(ctx context.Context, steps []step) error {
 	return err
 }
 
+// asLive gives the masked schema the name of the live one that it is to replace,
+// where that is another, for a transaction that is rolled back.
+func (u *unit) asLive() string {
+	if u.live == nil || u.live.name == u.mask.name {
+		return ""
+	}
+	return rename(u.live.name, ownName(u.live.name, "hidden", time.Time{}, 1)) + rename(u.mask.name, u.live.name)
+}
+
 // place is the name that a schema of the unit has at the moment, when no mask
 // is worn.
 func (u *unit) place(schema string) string {
@@ -155,6 +167,9 @@ func (r *run) joinPeers() {
 		if u.mask != nil {
 			byName[u.mask.name] = u.mask
 			u.mask.peers = &peers{masks: []*mask{u.mask}}
+			if r.New {
+				u.mask.peers.turn = pg.MaskTurn(u.mask.name, lockTimeout)
+			}
 		}
 	}
 	for _, u := range r.units {

@@ -104,7 +104,7 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 	if err != nil {
 		return 0, err
 	}
-	if there && p.As != "" {
+	if there && p.As != "" && !p.Over {
 		p.find(Finding{Tenant: e.Tenant, Problem: fmt.Sprintf("there is a folder %s already", location), Remedy: "give another name with --as, or move the folder away"})
 	}
 	p.plannedSchema(u).Media = &PlannedMedia{Files: e.Media.Files, Bytes: e.Media.Bytes, Stored: e.Media.Size, Folder: location, Replaces: there}

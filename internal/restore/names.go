@@ -74,9 +74,13 @@ func (r *run) tellNames(ctx context.Context, u *unit) error {
 	return nil
 }
 
-// tellAllNames is the last of a restore under another name.
-func (r *run) tellAllNames(ctx context.Context) {
+// tellAllNames is the last of a restore under another name: of those that took
+// the place of a live schema, or of the others.
+func (r *run) tellAllNames(ctx context.Context, swapped bool) {
 	for _, u := range r.alive() {
+		if u.swaps() != swapped {
+			continue
+		}
 		if err := r.tellNames(ctx, u); err != nil {
 			u.note(err.Error())
 		}

@@ -143,7 +143,7 @@ func (s *script) prepare(ctx context.Context) error {
 	}
 	s.main = conn
 	if s.locks() {
-		if err := pg.Lock(ctx, conn, "restore"); err != nil {
+		if err := pg.LockSchemas(ctx, conn, "restore"); err != nil {
 			return err
 		}
 	}

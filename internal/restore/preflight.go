@@ -620,6 +620,13 @@ func (p *checker) schemas(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.Over && !slices.ContainsFunc(list, func(s existing) bool { return s.Name == p.As }) {
+		p.find(Finding{
+			Tenant:  p.As,
+			Problem: fmt.Sprintf("schema %q does not exist in database %q", p.As, p.info.Name),
+			Remedy:  "make a new tenant with --as",
+		})
+	}
 	return p.ownSchemas(ctx)
 }
 
@@ -685,7 +692,7 @@ func (p *checker) occupied(ctx context.Context, s existing, u *unit) error {
 		}
 	}
 	p.planned(u, fmt.Sprintf("exists: %s, %s", english.Plural(int(s.Tables), "table", ""), humanize.Bytes(uint64(s.Bytes))))
-	if p.As == "" && p.Replace {
+	if (p.As == "" || p.Over) && p.Replace {
 		return p.replaces(ctx, s, u)
 	}
 	remedy := fmt.Sprintf("rename it (ALTER SCHEMA %s RENAME TO …) or drop it, or restore into another database", pg.Identifier(s.Name))
@@ -759,6 +766,9 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		targets[u.target] = true
 	}
 	for _, l := range list {
+		if p.New && !targets[l.Schema] {
+			continue // somebody may be making it now
+		}
 		if l.State == stateStaging || l.State == stateStaged && targets[l.Schema] {
 			p.remains = append(p.remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
 		}

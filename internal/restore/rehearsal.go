@@ -129,6 +129,9 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 		if u.live == nil {
 			continue
 		}
+		if err := s.execTx(ctx, u.asLive()); err != nil {
+			return fmt.Errorf("try the definitions: %w", err)
+		}
 		if err := p.judgeRehearsal(ctx, s.conn, u, was[u], len(failed) == 0); err != nil {
 			return err
 		}
@@ -140,8 +143,8 @@ func (p *checker) rehearseOnce(ctx context.Context, units []*unit) error {
 // be made nothing is said of what is missing.
 func (p *checker) judgeRehearsal(ctx context.Context, conn *pgx.Conn, u *unit, was access, whole bool) error {
 	var made uint32
-	if err := conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.name).Scan(&made); err != nil {
-		return fmt.Errorf("look for schema %q: %w", u.mask.name, err)
+	if err := conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.live.name).Scan(&made); err != nil {
+		return fmt.Errorf("look for schema %q: %w", u.live.name, err)
 	}
 	is, err := readAccess(ctx, conn, made)
 	if err != nil {
@@ -255,12 +258,12 @@ func (r *run) fits(ctx context.Context, u *unit, references []pg.Reference) erro
 		}
 		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 		s := &session{run: r, conn: r.main}
-		if err := s.execTx(ctx, u.mask.peers.on()); err != nil {
+		if err := s.execTx(ctx, u.mask.peers.on()+u.asLive()); err != nil {
 			return fmt.Errorf("try references: %w", err)
 		}
 		var made uint32
-		if err := tx.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.mask.name).Scan(&made); err != nil {
-			return fmt.Errorf("look for schema %q: %w", u.mask.name, err)
+		if err := tx.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, u.live.name).Scan(&made); err != nil {
+			return fmt.Errorf("look for schema %q: %w", u.live.name, err)
 		}
 		misfits, err = pg.TryReferences(ctx, r.main, references, made, ownName(u.target, "trial", r.Now(), 1))
 		return err

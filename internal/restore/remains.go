@@ -470,7 +470,7 @@ func (r *run) removeUnits(ctx context.Context, failed []*unit) ([]kept, error) {
 			return nil, err
 		}
 		r.main = conn
-		if err := pg.Lock(ctx, conn, "restore"); err != nil {
+		if err := r.lock(ctx, conn); err != nil {
 			return nil, err
 		}
 	}

@@ -66,6 +66,15 @@ type Options struct {
 	Replace bool
 	// As is the name under which the only schema that is restored appears.
 	As string
+	// Over lets the only schema take the place of the live one called As, whatever
+	// its own name is. It goes with Replace.
+	Over bool
+	// New says that As is to be a new tenant: others make theirs at the same time,
+	// and one that would lack objects does not appear at all, unless Incomplete.
+	New bool
+	// Appear is called in the transaction in which a new tenant appears under its
+	// name, once more where something was in the way. An error undoes it.
+	Appear func(ctx context.Context, conn *pgx.Conn) error
 	// Tables are the only ones of the only schema whose rows are restored, for
 	// somebody to look at. Without As the schema gets a name of its own then.
 	Tables []string
@@ -249,8 +258,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		err = r.finish(ctx)
 	}
 	if err == nil {
-		r.tellAllNames(ctx)
-		err = r.swapAll(ctx)
+		r.tellAllNames(ctx, false)
+		if err = r.swapAll(ctx); err == nil {
+			r.tellAllNames(ctx, true)
+		}
 	}
 	err = r.undo(ctx, err)
 	if err == nil && len(r.Tables) > 0 && len(r.alive()) > 0 {
@@ -274,7 +285,7 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.main = conn
 	if r.locks() {
-		if err := pg.Lock(ctx, conn, "restore"); err != nil {
+		if err := r.lock(ctx, conn); err != nil {
 			return err
 		}
 	}
@@ -283,6 +294,14 @@ func (r *run) prepare(ctx context.Context) error {
 		return fmt.Errorf("set lock_timeout: %w", err)
 	}
 	return r.preflight(ctx)
+}
+
+// lock takes the lock of the database, or that of a new tenant.
+func (r *run) lock(ctx context.Context, conn *pgx.Conn) error {
+	if r.New {
+		return pg.LockNew(ctx, conn, "new tenant", r.As)
+	}
+	return pg.LockSchemas(ctx, conn, "restore")
 }
 
 // locks reports whether the lock of the database is taken: not by who only looks,
@@ -316,8 +335,10 @@ func (r *run) restore(ctx context.Context) error {
 	if err := r.removeRemains(ctx); err != nil {
 		return err
 	}
-	if err := settleMedia(ctx, r.main, r.Media, r.noteMedia); err != nil {
-		return err
+	if !r.New { // what looks dead may be the folder of somebody who makes a tenant now
+		if err := settleMedia(ctx, r.main, r.Media, r.noteMedia); err != nil {
+			return err
+		}
 	}
 	for range r.Jobs {
 		s, err := r.newSession(ctx)

@@ -163,7 +163,7 @@ func (r *rollback) find(ctx context.Context, lock bool) (err error) {
 		return err
 	}
 	if lock {
-		if err := pg.Lock(ctx, r.conn, "rollback"); err != nil {
+		if err := pg.LockSchemas(ctx, r.conn, "rollback"); err != nil {
 			return err
 		}
 	}
@@ -364,7 +364,7 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 	}
 	defer pg.Close(conn)
 	if !o.DryRun {
-		if err := pg.Lock(ctx, conn, "cleanup"); err != nil {
+		if err := pg.LockSchemas(ctx, conn, "cleanup"); err != nil {
 			return nil, err
 		}
 	}

@@ -624,6 +624,7 @@ func (r *run) swapTenants(ctx context.Context) error {
 // not take the place of the live one.
 type IncompleteError struct {
 	Schema, Staged string
+	New            bool // it was to be a new tenant
 	Problems       []Problem
 }
 
@@ -633,6 +634,9 @@ func (e *IncompleteError) Error() string {
 	more := ""
 	if n := len(e.Problems) - 1; n > 0 {
 		more = fmt.Sprintf(" and %d more objects", n)
+	}
+	if e.New {
+		return fmt.Sprintf("schema %q was not made, because it would lack %s %s%s: %v", e.Schema, strings.ToLower(p.Kind), p.Object, more, p.Err)
 	}
 	return fmt.Sprintf("schema %q was not replaced, because the restored one lacks %s %s%s: %v", e.Schema, strings.ToLower(p.Kind), p.Object, more, p.Err)
 }
@@ -906,7 +910,7 @@ func (r *run) orphans(ctx context.Context, u *unit, list []pg.Reference) error {
 // backed up and have not now. Those of the live schema went over in the swap:
 // which these are is a matter of the database, not of the tenant.
 func (r *run) memberships(ctx context.Context, u *unit) error {
-	if u.file == nil { // a script, which sees to it itself
+	if u.file == nil || u.target != u.mask.name { // a script, which sees to it itself, or a template of another tenant
 		return nil
 	}
 	steps, err := u.steps(ctx, func(_ int, st datafile.Statement) bool { return isMembership(st) })

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -30,7 +32,11 @@ func (p *checker) renamed() error {
 	case p.As == "":
 	case len(p.Tables) > 0 && pg.IsOwn(p.As): // as it is named without --as
 	default:
-		if err := checkNewName(p.As, u.entry.Schema); err != nil {
+		check := checkNewName
+		if p.New || p.Over { // it is a template, whose own name means nothing
+			check = func(name, _ string) error { return CheckName(name) }
+		}
+		if err := check(p.As, u.entry.Schema); err != nil {
 			return err
 		}
 	}
@@ -55,13 +61,32 @@ func (p *checker) renamed() error {
 	return nil
 }
 
-// checkNewName checks the name under which a schema is to be restored.
+// checkNewName checks the name under which a schema is to be restored that has
+// one.
 func checkNewName(name, schema string) error {
-	switch {
-	case name == schema:
+	if name == schema {
 		return &UnsupportedError{Reason: fmt.Sprintf("--as %s is the name that it has", name), Remedy: "give another name, or leave --as out to replace the live schema"}
-	case len(name) > maxName, strings.HasPrefix(name, "pg_"), name == "information_schema", name == manifest.CoreSchema, strings.ContainsRune(name, 0):
-		return &UnsupportedError{Reason: fmt.Sprintf("%q cannot be the name of a schema", name), Remedy: fmt.Sprintf("a name has at most %d bytes and does not begin with pg_", maxName)}
+	}
+	return CheckName(name)
+}
+
+// CheckName checks the name under which a schema is to be restored. Its error is
+// an *UnsupportedError.
+func CheckName(name string) error {
+	no := func(why, remedy string) error {
+		return &UnsupportedError{Reason: fmt.Sprintf("%q cannot be the name of a tenant: %s", name, why), Remedy: remedy}
+	}
+	switch {
+	case name == "":
+		return no("it is empty", "give a name with --as")
+	case len(name) > maxName:
+		return no(fmt.Sprintf("it has %d bytes, PostgreSQL takes %d", len(name), maxName), "give a shorter one with --as")
+	case strings.HasPrefix(name, "pg_"), name == "information_schema", name == manifest.CoreSchema:
+		return no("it is that of a schema of PostgreSQL", "give another one with --as, which does not begin with pg_")
+	case !utf8.ValidString(name), strings.ContainsFunc(name, unicode.IsControl):
+		return no("it has characters that cannot be seen", "give another one with --as")
+	case len(name) > 1 && name[0] == '"' && name[len(name)-1] == '"':
+		return no("it stands in quotes", "give it as it is, with --as "+strings.Trim(name, `"`))
 	case pg.IsOwn(name):
 		return &UnsupportedError{Reason: fmt.Sprintf("%q is named like a schema of tenantkeep's own, which is no tenant", name), Remedy: "give another name with --as"}
 	}
