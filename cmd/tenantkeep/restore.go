@@ -17,6 +17,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -155,7 +156,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), "database-url", "jobs", "pg-dump")
+	config.AddFlags(cmd.Flags(), "database-url", "registry", "registry-tables", "jobs", "pg-dump")
 	return cmd
 }
 
@@ -208,6 +209,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Registry: registry.Mode(cfg.Registry),
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, opts) },
 		Asks:    !opts.Yes && a.ui().CanAsk(),
@@ -317,6 +319,9 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 		if _, err := pgdump.Find(ctx, cfg.PgDump, info.ServerVersionNum); err != nil {
 			return fmt.Errorf("the rollback point needs pg_dump %s: %w", without, err)
 		}
+		if err := checkRegistryTables(ctx, cfg, target); err != nil {
+			return fmt.Errorf("the rollback point cannot hold what registers the tenant %s: %w", without, err)
+		}
 		if o.DryRun { // which writes nothing
 			return nil
 		}
@@ -327,12 +332,32 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 	}
 }
 
+// checkRegistryTables makes sure that the tables with the rows that register
+// tenants are there where they were named.
+func checkRegistryTables(ctx context.Context, cfg *config.Config, target *pg.Server) error {
+	tables, err := registryTables(cfg)
+	if err != nil || len(tables.Tables) == 0 {
+		return err
+	}
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pg.Close(conn)
+	_, _, err = tables.Find(ctx, conn)
+	return err
+}
+
 // rollbackPoint returns the function that saves live schemas before they are
 // replaced, into the rollback folder of the repository.
 func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, progress restore.Progress) func(context.Context, []string) (string, error) {
 	return func(ctx context.Context, schemas []string) (string, error) {
+		tables, err := registryTables(cfg)
+		if err != nil {
+			return "", err
+		}
 		result, err := backup.Run(ctx, backup.Options{
-			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true,
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true, Registry: tables,
 			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),

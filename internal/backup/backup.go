@@ -29,6 +29,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -51,6 +52,7 @@ type Options struct {
 	PgDump         string             // program; empty: looked for
 	LockTimeout    time.Duration      // how long to wait for a lock before trying again; 0: 5 s
 	DryRun         bool               // say what would be taken, take nothing
+	Registry       registry.Choice    // the tables that register tenants, whose rows are saved with each
 	Locked         bool               // the caller holds the lock of the database already
 	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
 	Version        string             // of tenantkeep, for the manifest
@@ -213,6 +215,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	o.Log.DebugContext(ctx, "Exported the snapshot and read the inventory", "schemas", len(first.schemas), "seconds", time.Since(began).Seconds())
 	if err := first.choose(); err != nil {
 		return nil, err
+	}
+	if first.unclear != "" {
+		o.Progress.Note(slog.LevelWarn, "", first.unclear)
 	}
 	result := &Result{Planned: first.planned()}
 	for _, s := range result.Planned {

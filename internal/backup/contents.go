@@ -19,13 +19,14 @@ import (
 )
 
 // contents are what a tenant holds besides its definitions: rows, values of
-// sequences, large objects.
+// sequences, large objects, and the rows that register it.
 type contents struct {
 	small, big   []*copied
 	sequences    []statement
 	largeObjects hash.Hash // of their statements; nil: there are none
-	read         bool      // everything was read once already, to be compared
-	same         bool      // as the parent has it
+	registration []manifest.RegistryTable
+	read         bool // everything was read once already, to be compared
+	same         bool // as the parent has it
 }
 
 func (c *contents) tables() []*copied { return slices.Concat(c.small, c.big) }
@@ -49,6 +50,9 @@ func (c *contents) digest() string {
 	}
 	if c.largeObjects != nil {
 		_ = put.Encode(c.largeObjects.Sum(nil))
+	}
+	if len(c.registration) > 0 {
+		_ = put.Encode(c.registration)
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }

@@ -44,6 +44,8 @@ type Config struct {
 	WALSummaries   string   // checkpoint, wait or off
 	MaxChain       int      // how many files of earlier backups a schema may need, at least one
 	ScheduleType   string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	RegistryTables []string // auto, none, or the tables with the rows that register tenants
+	Registry       string   // what a restore does with these rows: keep, overwrite or skip
 	PgDump         string   // program, a name on PATH or a path; empty: the newest that is found
 	LockTimeout    time.Duration
 

@@ -44,6 +44,9 @@ type label struct {
 	Lacks []int `json:"lacks,omitempty"`
 	// Objects says of core that all of its objects were replaced, not just rows.
 	Objects bool `json:"objects,omitempty"`
+	// Registered says that the restore which replaced it changed rows elsewhere
+	// that register the tenant.
+	Registered bool `json:"registered,omitempty"`
 	// Comment is the schema's own, to be given back. Nil: it has none.
 	Comment *string `json:"comment,omitempty"`
 }
