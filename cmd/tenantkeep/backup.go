@@ -53,6 +53,9 @@ application works on. A tenant whose tables are changed at that very moment is
 taken again. The backup exists once its manifest is written, as the last thing;
 an interrupted run leaves nothing behind that could be mistaken for one.
 
+The rows that register a tenant in shared tables are saved with it: those of
+django-tenants are found by themselves, others are named with --registry-table.
+
 An incremental backup stores what changed since the newest backup of each schema,
 and refers to the files of earlier ones for the rest. It is a complete restore
 point all the same. A schema that has no earlier backup is taken in full.

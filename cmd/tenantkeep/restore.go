@@ -121,6 +121,9 @@ the last moment with the old rows. The replaced schema stays in the database,
 and tenantkeep rollback swaps it back. What fails, or is interrupted, leaves the
 live schema as it was.
 
+Rows that register a tenant in shared tables are put back in that transaction
+where they are missing, and reported where they differ from the backup.
+
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants

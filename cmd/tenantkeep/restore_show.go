@@ -93,7 +93,7 @@ func (a *app) tellRegistration(tenant string, r *registry.Report, done bool) {
 		a.ui().Printf("Of the rows that register %s in the application, %d %s overwritten.", ui.Safe(tenant), r.Updated, will)
 	}
 	for _, n := range r.Notes {
-		a.ui().Warnf("tenant %s: %s", ui.Safe(tenant), ui.Safe(n))
+		a.ui().Warnf("tenant %s: %s", ui.Safe(tenant), n)
 	}
 	const enough = 10
 	var lines []string
@@ -102,7 +102,7 @@ func (a *app) tellRegistration(tenant string, r *registry.Report, done bool) {
 			lines = append(lines, fmt.Sprintf("  and %d more, which --format json lists", len(r.Differences)-i))
 			break
 		}
-		lines = append(lines, "  "+ui.Safe(d.String()))
+		lines = append(lines, "  "+d.String())
 	}
 	if len(lines) > 0 {
 		a.ui().Warnf("rows that register %s differ from the backup and %s:\n%s", ui.Safe(tenant), left, strings.Join(lines, "\n"))

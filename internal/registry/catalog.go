@@ -160,9 +160,9 @@ func (c Choice) check(t Table, list []*found, i int, tables []Table) *TableError
 	of := slices.IndexFunc(tables, func(o Table) bool { return o.Schema == t.Refers.Schema && o.Name == t.Refers.Name })
 	switch refers := list[of].column(t.Refers.Column); {
 	case refers == nil:
-		return &TableError{Table: t, Reason: fmt.Sprintf("%s has no column %q", pg.Identifier(t.Refers.Schema, t.Refers.Name), t.Refers.Column)}
+		return &TableError{Table: t, Reason: fmt.Sprintf("%s has no column %q", title(t.Refers.Schema, t.Refers.Name), t.Refers.Column)}
 	case !refers.unique:
-		return &TableError{Table: t, Reason: fmt.Sprintf("column %q of %s is not unique, so that a row could belong to several tenants", t.Refers.Column, pg.Identifier(t.Refers.Schema, t.Refers.Name))}
+		return &TableError{Table: t, Reason: fmt.Sprintf("column %q of %s is not unique, so that a row could belong to several tenants", t.Refers.Column, title(t.Refers.Schema, t.Refers.Name))}
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func detect(ctx context.Context, q pg.Querier) (tables []Table, warning string, 
 	}
 	var list []string
 	for _, p := range pairs {
-		list = append(list, fmt.Sprintf("%s with %s", pg.Identifier(manifest.CoreSchema, p.Tenants), pg.Identifier(manifest.CoreSchema, p.Domains)))
+		list = append(list, fmt.Sprintf("%s with %s", title(manifest.CoreSchema, p.Tenants), title(manifest.CoreSchema, p.Domains)))
 	}
 	return nil, fmt.Sprintf("the rows that register tenants are not saved with them: %s all look like the tables of django-tenants; name the right ones with --registry-table",
 		strings.Join(list, ", ")), nil

@@ -15,7 +15,6 @@ import (
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
-	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
 // Table names a table with registration rows.
@@ -27,9 +26,9 @@ type Table struct {
 
 // String is the table as Parse takes it.
 func (t Table) String() string {
-	text := pg.Identifier(t.Schema, t.Name, t.Column)
+	text := title(t.Schema, t.Name, t.Column)
 	if t.Refers != nil {
-		text += "=" + pg.Identifier(t.Refers.Schema, t.Refers.Name, t.Refers.Column)
+		text += "=" + title(t.Refers.Schema, t.Refers.Name, t.Refers.Column)
 	}
 	return text
 }
@@ -64,7 +63,7 @@ func ParseChoice(texts []string) (Choice, error) {
 			return Choice{}, err
 		}
 		if slices.ContainsFunc(c.Tables, func(o Table) bool { return o.Schema == t.Schema && o.Name == t.Name }) {
-			return Choice{}, fmt.Errorf("table %s is named twice", pg.Identifier(t.Schema, t.Name))
+			return Choice{}, fmt.Errorf("table %s is named twice", title(t.Schema, t.Name))
 		}
 		known := func(o Table) bool { return t.Refers.Schema == o.Schema && t.Refers.Name == o.Name }
 		if t.Refers != nil && !slices.ContainsFunc(c.Tables, known) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ func (r *Report) Changed() bool { return r.Inserted+r.Updated > 0 }
 // Difference is a column, or a whole row, that the backup and the database do
 // not have alike.
 type Difference struct {
-	Table string // in SQL
+	Table string // with its schema
 	Row   string // its key, such as id=7
 	Only  Side   // not empty: the whole row is only there
 	// Column and its values; nil is NULL.
@@ -134,7 +135,7 @@ func Put(ctx context.Context, tx pgx.Tx, saved []manifest.RegistryTable, schema 
 	if _, err := tx.Exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE"); err != nil {
 		e := &PutError{Err: err}
 		if failure, ok := errors.AsType[*pgconn.PgError](err); ok {
-			e.Table = pg.Identifier(failure.SchemaName, failure.TableName)
+			e.Table = title(failure.SchemaName, failure.TableName)
 		}
 		return nil, e
 	}
@@ -173,7 +174,23 @@ type target struct {
 	keys map[string]map[string]string
 }
 
-func (t *target) title() string { return pg.Identifier(t.Schema, t.Name) }
+func (t *target) title() string { return title(t.Schema, t.Name) }
+
+// sql is the name of the table in SQL.
+func (t *target) sql() string { return pg.Identifier(t.Schema, t.Name) }
+
+var ordinary = regexp.MustCompile(`^[a-z0-9_$]+$`)
+
+// title is a name for people, with quotes where it takes them.
+func title(names ...string) string {
+	parts := make([]string, len(names))
+	for i, name := range names {
+		if parts[i] = name; !ordinary.MatchString(name) {
+			parts[i] = pg.Identifier(name)
+		}
+	}
+	return strings.Join(parts, ".")
+}
 
 // write is a statement for one row.
 type write struct {
@@ -223,6 +240,10 @@ func (p *putting) unusable(t *target) string {
 		return "there is no such table"
 	case t.found.kind != "r" && t.found.kind != "p":
 		return "it is no table any more"
+	case !t.found.readable:
+		return "this role may not read it"
+	case t.found.filtered:
+		return "row-level security hides rows of it from this role"
 	case t.found.column(t.Column) == nil:
 		return fmt.Sprintf("it has no column %q any more", t.Column)
 	case t.Refers != nil && p.parent(t) == nil:
@@ -425,7 +446,7 @@ func (t *target) rowName(values []*string) string {
 	for i, name := range names {
 		parts[i] = name + "="
 		if at := t.place(name); at >= 0 && values[at] != nil {
-			parts[i] += *values[at]
+			parts[i] += title(*values[at])
 		}
 	}
 	return strings.Join(parts, ",")
@@ -476,7 +497,7 @@ func (p *putting) compareRow(t *target, saved, values, live []*string) {
 	}
 	p.writes = append(p.writes, write{
 		table: t, row: t.rowName(live),
-		sql: fmt.Sprintf("UPDATE %s SET %s WHERE %s", t.title(), strings.Join(set, ", "), strings.Join(where, " AND ")),
+		sql: fmt.Sprintf("UPDATE %s SET %s WHERE %s", t.sql(), strings.Join(set, ", "), strings.Join(where, " AND ")),
 	})
 	p.report.Updated++
 }
@@ -495,7 +516,7 @@ func (p *putting) insert(ctx context.Context, q pg.Querier, t *target, saved, va
 	t.leads(saved, values)
 	p.writes = append(p.writes, write{
 		table: t, row: t.rowName(values), values: values,
-		sql: fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)", t.title(), strings.Join(columns, ", "), strings.Join(list, ", ")),
+		sql: fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)", t.sql(), strings.Join(columns, ", "), strings.Join(list, ", ")),
 	})
 	p.report.Inserted++
 	return nil
@@ -512,7 +533,7 @@ func (p *putting) free(ctx context.Context, q pg.Querier, t *target, values []*s
 		where = append(where, "t."+pg.Identifier(name)+" = "+literal(values[at]))
 	}
 	var owner *string
-	err := q.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM %s t WHERE %s", asText(t.Column), t.title(), strings.Join(where, " AND "))).Scan(&owner)
+	err := q.QueryRow(ctx, fmt.Sprintf("SELECT %s FROM %s t WHERE %s", asText(t.Column), t.sql(), strings.Join(where, " AND "))).Scan(&owner)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
@@ -547,7 +568,7 @@ func (p *putting) advanceSequences(ctx context.Context, tx pgx.Tx) error {
 			rows, err := tx.Query(ctx, `
 				SELECT a.attname::text, q.seqrelid::regclass::text, pg_catalog.has_sequence_privilege(q.seqrelid, 'UPDATE') AND pg_catalog.has_sequence_privilege(q.seqrelid, 'SELECT')
 				FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_sequence q ON q.seqrelid = pg_catalog.pg_get_serial_sequence($1, a.attname)::regclass
-				WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped`, w.table.title(), w.table.found.oid)
+				WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped`, w.table.sql(), w.table.found.oid)
 			if err != nil {
 				return fmt.Errorf("look for the sequences of %s: %w", w.table.title(), err)
 			}

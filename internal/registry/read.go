@@ -127,18 +127,18 @@ func readRows(ctx context.Context, q pg.Querier, t *manifest.RegistryTable, typ 
 	rows, err := q.Query(ctx, fmt.Sprintf("SELECT %s, ARRAY[%s]::text[] FROM %s t WHERE %s ORDER BY %s",
 		asText(t.Column), strings.Join(values, ", "), pg.Identifier(t.Schema, t.Name), match, strings.Join(quoted, ", ")), keys)
 	if err != nil {
-		return nil, fmt.Errorf("table %s: %w", pg.Identifier(t.Schema, t.Name), err)
+		return nil, fmt.Errorf("table %s: %w", title(t.Schema, t.Name), err)
 	}
 	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (one row, err error) {
 		return one, r.Scan(&one.by, &one.values)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("table %s: %w", pg.Identifier(t.Schema, t.Name), err)
+		return nil, fmt.Errorf("table %s: %w", title(t.Schema, t.Name), err)
 	}
 	for _, one := range list {
 		for i, v := range one.values {
 			if v != nil && !utf8.ValidString(*v) { // of a database in SQL_ASCII
-				return nil, fmt.Errorf("table %s: column %q has a value that is not valid UTF-8", pg.Identifier(t.Schema, t.Name), t.Columns[i].Name)
+				return nil, fmt.Errorf("table %s: column %q has a value that is not valid UTF-8", title(t.Schema, t.Name), t.Columns[i].Name)
 			}
 		}
 	}

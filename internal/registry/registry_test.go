@@ -110,7 +110,7 @@ func TestDetect(t *testing.T) {
 		warning string
 	}{
 		"django-tenants": {
-			sql: django, want: []string{`"public"."customers_client"."schema_name"`, `"public"."customers_domain"."tenant_id"="public"."customers_client"."id"`},
+			sql: django, want: []string{`public.customers_client.schema_name`, `public.customers_domain.tenant_id=public.customers_client.id`},
 		},
 		"nothing at all": {sql: "CREATE TABLE public.t (schema_name varchar(63) NOT NULL UNIQUE)"},
 		"without domains": {sql: `CREATE TABLE public.client (id int PRIMARY KEY, schema_name varchar(63) NOT NULL UNIQUE);
@@ -123,11 +123,11 @@ func TestDetect(t *testing.T) {
 		"in another schema": {sql: "CREATE SCHEMA x;" + strings.ReplaceAll(django, "public.", "x.")},
 		"two pairs": {
 			sql:     django + strings.NewReplacer("plans", "old_plans", "customers_client", "old_client", "customers_domain", "old_domain").Replace(django),
-			warning: `"public"."customers_client" with "public"."customers_domain", "public"."old_client" with "public"."old_domain" all look like`,
+			warning: `public.customers_client with public.customers_domain, public.old_client with public.old_domain all look like`,
 		},
 		"two tables of domains": {
 			sql:     django + `CREATE TABLE public.more (id int PRIMARY KEY, domain varchar(253) NOT NULL UNIQUE, is_primary boolean NOT NULL, tenant_id bigint REFERENCES public.customers_client)`,
-			warning: `"public"."more"`,
+			warning: `public.more`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -183,6 +183,8 @@ func TestFindUnreadable(t *testing.T) {
 			t.Errorf("drop role: %v", err)
 		}
 	})
+	db.Exec(t, tenants)
+	saved := read(t, db, "customer_a", "auto")
 	conn := connect(t, db)
 	for _, c := range []struct{ sql, want string }{
 		{"SET ROLE " + role, "may not read it"},
@@ -198,6 +200,16 @@ func TestFindUnreadable(t *testing.T) {
 		}
 		if _, _, err := choose(t, "customers_client.schema_name").Find(t.Context(), conn); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("named: %v, want %q", err, c.want)
+		}
+		err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+			report, err := registry.Put(t.Context(), tx, saved, "customer_a", registry.Overwrite, true)
+			if err == nil && (report.Changed() || !strings.Contains(strings.Join(report.Notes, "\n"), c.want)) {
+				t.Errorf("put back: %+v, want %q", report, c.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("put back: %v", err)
 		}
 	}
 }
@@ -262,11 +274,11 @@ func TestDifferences(t *testing.T) {
 		INSERT INTO public.customers_domain VALUES (50, 'new.example.com', false, 1)`)
 	changed := state(t, db)
 	report, err := put(t, db, saved, "customer_a", registry.Keep)
-	want := `"public"."customers_client" id=1: paid is "f", in the backup "t"
-"public"."customers_client" id=1: settings is NULL, in the backup "{\"a\": \"ä\"}"
-"public"."customers_domain" id=1: is_primary is "f", in the backup "t"
-"public"."customers_domain" id=2 is only in the backup
-"public"."customers_domain" id=50 is only in the database`
+	want := `public.customers_client id=1: paid is "f", in the backup "t"
+public.customers_client id=1: settings is NULL, in the backup "{\"a\": \"ä\"}"
+public.customers_domain id=1: is_primary is "f", in the backup "t"
+public.customers_domain id=2 is only in the backup
+public.customers_domain id=50 is only in the database`
 	if err != nil || report.Changed() || differences(report) != want {
 		t.Errorf("keep: %+v, %v\n%s", report, err, differences(report))
 	}
@@ -274,7 +286,7 @@ func TestDifferences(t *testing.T) {
 		t.Errorf("keep changed\n%s\nto\n%s", changed, got)
 	}
 	report, err = put(t, db, saved, "customer_a", registry.Overwrite)
-	if err != nil || report.Updated != 2 || report.Inserted != 1 || differences(report) != `"public"."customers_domain" id=50 is only in the database` {
+	if err != nil || report.Updated != 2 || report.Inserted != 1 || differences(report) != `public.customers_domain id=50 is only in the database` {
 		t.Errorf("overwrite: %+v, %v", report, err)
 	}
 	db.Exec(t, `DELETE FROM public.customers_domain WHERE id = 50`)
@@ -300,7 +312,7 @@ func TestRegisteredAnew(t *testing.T) {
 		t.Errorf("its domains are %s", got)
 	}
 	report, err = put(t, db, saved, "customer_a", registry.Overwrite)
-	if err != nil || report.Updated != 1 || differences(report) != `"public"."customers_client" id=9: id is "9", in the backup "1"` {
+	if err != nil || report.Updated != 1 || differences(report) != `public.customers_client id=9: id is "9", in the backup "1"` {
 		t.Errorf("overwrite: %+v, %v", report, err)
 	}
 	if got := db.Query(t, `SELECT id || ' ' || plan_id FROM public.customers_client WHERE schema_name = 'customer_a'`); got[0] != "9 1" {
@@ -355,11 +367,11 @@ func TestChangedTables(t *testing.T) {
 			check: `SELECT region || settings::text FROM public.customers_client WHERE id = 1`, want: `eu{"a": "ä"}`,
 		},
 		"no such table": {
-			sql: `DROP TABLE public.customers_domain`, note: `"public"."customers_domain": there is no such table; the backup has 2 of its rows there`, inserted: 1,
+			sql: `DROP TABLE public.customers_domain`, note: `public.customers_domain: there is no such table; the backup has 2 of its rows there`, inserted: 1,
 			check: `SELECT schema_name FROM public.customers_client WHERE id = 1`, want: "customer_a",
 		},
 		"none of them": {
-			sql: `DROP TABLE public.customers_domain, public.customers_client`, note: `"public"."customers_client": there is no such table; the backup has 1 of its rows there`,
+			sql: `DROP TABLE public.customers_domain, public.customers_client`, note: `public.customers_client: there is no such table; the backup has 1 of its rows there`,
 			check: `SELECT 1`, want: "1",
 		},
 		"a generated column by now": {

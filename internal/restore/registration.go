@@ -85,7 +85,7 @@ func (p *checker) registeredAs(ctx context.Context, u *unit) error {
 	if err != nil || known {
 		return err
 	}
-	u.note(fmt.Sprintf("no row of %s registers %q: the rows that register %q are not copied for another name", pg.Identifier(saved[0].Schema, saved[0].Name), p.As, u.entry.Schema))
+	u.note(fmt.Sprintf("no row of %s registers %q: the rows that register %q are not copied for another name", saved[0].Schema+"."+saved[0].Name, p.As, u.entry.Schema))
 	return nil
 }
 
