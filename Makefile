@@ -36,7 +36,7 @@ race: postgres test-tools ## run all tests with the race detector
 
 .PHONY: fmt
 fmt: ## format all Go files
-	$(TOOL) gofumpt -w cmd internal bench
+	$(TOOL) gofumpt -w cmd internal bench contrib
 
 .PHONY: lint
 lint: ## check format, imports, shell scripts and known vulnerabilities

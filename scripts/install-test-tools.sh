@@ -1,22 +1,49 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are on this machine with which the tests check
-# what users would: pgbouncer, zstd and gzip. Tests skip what needs one that is
-# missing, so that failing to install is no error.
+# what users would: pgbouncer, zstd and gzip, and Django for its app. Without
+# root, Django's packages are unpacked into a cache of the user's. Tests skip what
+# needs one of the programs that is missing; that of Django fails without it.
 set -euo pipefail
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/tenantkeep/test-tools
+has_django() {
+	PYTHONPATH=$cache/usr/lib/python3/dist-packages /usr/bin/python3 -c 'import django, psycopg2' 2>/dev/null
+}
 
 missing=()
 command -v zstd >/dev/null || missing+=(zstd)
 command -v gzip >/dev/null || missing+=(gzip)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+has_django || missing+=(python3-django python3-psycopg2)
 if [ ${#missing[@]} -eq 0 ] || ! command -v apt-get >/dev/null; then
 	exit 0
 fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-	sudo -n true 2>/dev/null || exit 0
+	if ! sudo -n true 2>/dev/null; then
+		has_django && exit 0
+		echo "unpacking Django's packages into $cache" >&2
+		mkdir -p "$cache/packages"
+		cd "$cache/packages"
+		# What python3-django needs of Python differs from release to release:
+		# those that there are.
+		for package in python3-django python3-asgiref python3-sqlparse python3-tz python3-psycopg2; do
+			apt-get -qq download "$package" >&2 || echo "$package cannot be had" >&2
+		done
+		for file in *.deb; do
+			[ ! -e "$file" ] || dpkg-deb -x "$file" "$cache"
+		done
+		rm -f ./*.deb
+		has_django || echo "the test of the Django app will fail: sudo apt-get install python3-django python3-psycopg2" >&2
+		exit 0
+	fi
 	as_root=(sudo -n)
 fi
+install() {
+	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "${missing[@]}" >&2
+}
 echo "installing ${missing[*]} with apt-get" >&2
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "${missing[@]}" >&2 ||
-	echo "some tests will be skipped" >&2
+# The lists of packages may be old, or missing.
+install || { "${as_root[@]}" apt-get -qq update >&2 && install; } ||
+	echo "some tests will be skipped, or fail" >&2

@@ -10,7 +10,7 @@ failed=()
 tool() { go tool -modfile=tools/go.mod "$@"; }
 
 echo "gofumpt" >&2
-unformatted=$(tool gofumpt -l cmd internal bench) || failed+=(gofumpt)
+unformatted=$(tool gofumpt -l cmd internal bench contrib) || failed+=(gofumpt)
 if [ -n "$unformatted" ]; then
 	printf 'not formatted, run make fmt:\n%s\n' "$unformatted" >&2
 	failed+=(gofumpt)

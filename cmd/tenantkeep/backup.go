@@ -14,6 +14,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
@@ -56,6 +57,9 @@ application works on. A tenant whose tables are changed at that very moment is
 taken again. The backup exists once its manifest is written, as the last thing;
 an interrupted run leaves nothing behind that could be mistaken for one.
 
+The rows that register a tenant in shared tables are saved with it: those of
+django-tenants are found by themselves, others are named with --registry-table.
+
 An incremental backup stores what changed since the newest backup of each schema,
 and refers to the files of earlier ones for the rest. It is a complete restore
 point all the same. A schema that has no earlier backup is taken in full.
@@ -89,7 +93,7 @@ and the others are safe, 130 interrupted.`,
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir",
-		"max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
+		"registry-tables", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
 	return cmd
 }
 
@@ -107,6 +111,10 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if err != nil {
 		return err
 	}
+	tables, err := registryTables(cfg)
+	if err != nil {
+		return err
+	}
 	repository, store, err := a.openRepository(cfg)
 	if err != nil {
 		return err
@@ -120,7 +128,7 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
 		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
 		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
-		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
+		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Registry: tables,
 		DryRun: opts.DryRun, Version: buildVersion().Version,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
 	}
@@ -145,6 +153,18 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 		return &partialError{err}
 	}
 	return err
+}
+
+// registryTables are the tables with the rows that register tenants.
+func registryTables(cfg *config.Config) (registry.Choice, error) {
+	c, err := registry.ParseChoice(cfg.RegistryTables)
+	if err != nil {
+		return c, &usageError{
+			err:  fmt.Errorf("%s: %w", name(cfg, "registry-tables"), err),
+			hint: "customers_client.schema_name for a column with the names of schemas, customers_domain.tenant_id=customers_client.id for one that refers to it",
+		}
+	}
+	return c, nil
 }
 
 // retentionOf says what the days of a backup made now mean. The flag is about

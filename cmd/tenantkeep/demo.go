@@ -20,6 +20,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgcluster"
 	"github.com/tenantkeep/tenantkeep/internal/pgcluster/sample"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/rowsum"
@@ -181,6 +182,7 @@ func (d *demo) backUp(ctx context.Context) (*manifest.Manifest, error) {
 	result, err := backup.Run(ctx, backup.Options{
 		Server: d.server, Repo: d.repo, Type: manifest.Full,
 		Compression: datafile.Compression{Algorithm: datafile.Zstd}, Jobs: runtime.NumCPU(), Version: buildVersion().Version,
+		Registry: registry.Choice{Auto: true},
 		Progress: d.progress(format{}), Log: d.ui().Logger(d.ui().LogLevel()),
 	})
 	if err != nil {

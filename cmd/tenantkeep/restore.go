@@ -20,6 +20,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
@@ -143,6 +144,9 @@ With --include-media the files of the tenants are put back too: beside the folde
 in --media-root, whose place they take by a rename right after the schema. What
 they replace is kept, and rollback brings it back together with the schema.
 
+Rows that register a tenant in shared tables are put back in that transaction
+where they are missing, and reported where they differ from the backup.
+
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
@@ -183,7 +187,7 @@ failed or lack objects, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump", "time-zone", "baseline-dir", "new-tenant-sql")...)
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump", "time-zone", "baseline-dir", "new-tenant-sql")...)
 	return cmd
 }
 
@@ -244,6 +248,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Registry: registry.Mode(cfg.Registry),
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, opts) },
 		Asks:    !opts.Yes && a.ui().CanAsk(),
@@ -374,6 +379,9 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 		if _, err := pgdump.Find(ctx, cfg.PgDump, info.ServerVersionNum); err != nil {
 			return fmt.Errorf("the rollback point needs pg_dump %s: %w", without, err)
 		}
+		if err := checkRegistryTables(ctx, cfg, target); err != nil {
+			return fmt.Errorf("the rollback point cannot hold what registers the tenant %s: %w", without, err)
+		}
 		if o.DryRun { // which writes nothing
 			return nil
 		}
@@ -384,16 +392,36 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 	}
 }
 
+// checkRegistryTables makes sure that the tables with the rows that register
+// tenants are there where they were named.
+func checkRegistryTables(ctx context.Context, cfg *config.Config, target *pg.Server) error {
+	tables, err := registryTables(cfg)
+	if err != nil || len(tables.Tables) == 0 {
+		return err
+	}
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pg.Close(conn)
+	_, _, err = tables.Find(ctx, conn)
+	return err
+}
+
 // rollbackPoint returns the function that saves live schemas before they are
 // replaced, into the rollback folder of the repository.
 func (a *app) rollbackPoint(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, root *media.Root, progress restore.Progress) func(context.Context, []string) (string, error) {
 	return func(ctx context.Context, schemas []string) (string, error) {
+		tables, err := registryTables(cfg)
+		if err != nil {
+			return "", err
+		}
 		var files media.Source
 		if root != nil {
 			files = root
 		}
 		result, err := backup.Run(ctx, backup.Options{
-			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true, Media: files,
+			Server: target, Repo: to.Repo, Schemas: schemas, Type: manifest.Full, Locked: true, RollbackPoint: true, Media: files, Registry: tables,
 			Compression: datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
 			Jobs:        cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Version: buildVersion().Version,
 			Progress: notesOnly{progress}, Log: a.logger(cmd, cfg),

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -44,6 +45,70 @@ type planned struct {
 	// Media is what happens to the files. Null: they stay as they are.
 	Media  *plannedMedia  `json:"media,omitempty"`
 	Access []accessChange `json:"access"` // owners, grants, policies and comments of the live schema that are not those of the backup
+	// Registration is what becomes of the rows elsewhere that register the tenant.
+	// Null: nobody looks at them.
+	Registration *registration `json:"registration"`
+}
+
+// registration is how the rows that register a tenant compare with the backup.
+type registration struct {
+	Inserted    int                  `json:"inserted"`    // rows that were missing
+	Updated     int                  `json:"updated"`     // rows that are overwritten
+	Differences []registryDifference `json:"differences"` // that are left
+	Notes       []string             `json:"notes"`
+}
+
+type registryDifference struct {
+	Table  string  `json:"table"`
+	Row    string  `json:"row"`            // its key
+	Only   string  `json:"only,omitempty"` // backup or database: the whole row is only there
+	Column string  `json:"column,omitempty"`
+	Backup *string `json:"backup"`
+	Live   *string `json:"live"`
+}
+
+func newRegistration(r *registry.Report) *registration {
+	if r == nil {
+		return nil
+	}
+	doc := &registration{Inserted: r.Inserted, Updated: r.Updated, Differences: []registryDifference{}, Notes: append([]string{}, r.Notes...)}
+	for _, d := range r.Differences {
+		doc.Differences = append(doc.Differences, registryDifference{d.Table, d.Row, string(d.Only), d.Column, d.Backup, d.Live})
+	}
+	return doc
+}
+
+// tellRegistration says what was done, or would be, to the rows that register a
+// tenant.
+func (a *app) tellRegistration(tenant string, r *registry.Report, done bool) {
+	if r == nil {
+		return
+	}
+	will, left := "will be", "stay as they are; --registry overwrite would make them those of the backup"
+	if done {
+		will, left = "were", "stayed as they are; --registry overwrite makes them those of the backup"
+	}
+	if r.Inserted > 0 {
+		a.ui().Printf("Of the rows that register %s in the application, %d missing %s put back.", ui.Safe(tenant), r.Inserted, will)
+	}
+	if r.Updated > 0 {
+		a.ui().Printf("Of the rows that register %s in the application, %d %s overwritten.", ui.Safe(tenant), r.Updated, will)
+	}
+	for _, n := range r.Notes {
+		a.ui().Warnf("tenant %s: %s", ui.Safe(tenant), n)
+	}
+	const enough = 10
+	var lines []string
+	for i, d := range r.Differences {
+		if i == enough {
+			lines = append(lines, fmt.Sprintf("  and %d more, which --format json lists", len(r.Differences)-i))
+			break
+		}
+		lines = append(lines, "  "+d.String())
+	}
+	if len(lines) > 0 {
+		a.ui().Warnf("rows that register %s differ from the backup and %s:\n%s", ui.Safe(tenant), left, strings.Join(lines, "\n"))
+	}
 }
 
 // accessChange is how who may use an object, or what is said about it, differs
@@ -100,7 +165,7 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 	for _, s := range p.Schemas {
 		one := planned{
 			Schema: s.Schema, Tenant: s.Tenant, Tables: s.Tables, Rows: s.Rows, Bytes: s.Bytes, Stored: s.Stored, As: s.As, Target: s.Target,
-			References: []plannedReference{}, Access: accessChanges(s.Access),
+			References: []plannedReference{}, Access: accessChanges(s.Access), Registration: newRegistration(s.Registration),
 		}
 		name, now := s.Schema, ""
 		if s.As != s.Schema {
@@ -132,7 +197,8 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 	if err := a.ui().Table(table); err != nil {
 		return err
 	}
-	for _, s := range doc.Schemas {
+	for i, s := range doc.Schemas {
+		a.tellRegistration(s.Tenant, p.Schemas[i].Registration, false)
 		if s.Live != nil {
 			a.ui().Printf("Schema %s will be replaced: the swap locks %s for a moment, and the schema stays as %s__replaced_….",
 				ui.Safe(s.As), ui.Plural(int64(s.Live.Locks), "table"), ui.Safe(s.As))
@@ -203,6 +269,9 @@ type restoredSchema struct {
 	Access        []accessChange    `json:"access"`           // how owners, grants, policies and comments of what was replaced differ
 	Notes         []string          `json:"notes"`
 	Problems      []restoredProblem `json:"problems"` // objects that could not be made
+	// Registration is what became of the rows elsewhere that register the tenant.
+	// Null: nobody looked at them.
+	Registration *registration `json:"registration"`
 }
 
 type restoredProblem struct {
@@ -223,6 +292,7 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 		one := restoredSchema{
 			Schema: t.Schema, Tenant: t.Tenant, As: t.As, Replaced: t.Replaced, Blocked: t.Blocked, Staged: t.Staged, OK: t.Err == nil && len(t.Problems) == 0, Tables: t.Tables, Rows: t.Rows, Bytes: t.Bytes,
 			Seconds: t.Seconds, Access: accessChanges(t.Access), Notes: append([]string{}, t.Notes...), Problems: []restoredProblem{},
+			Registration: newRegistration(t.Registration),
 		}
 		one.Files, one.ReplacedFiles = t.Files, t.ReplacedFiles
 		if t.Point != "" {
@@ -267,6 +337,9 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 		case t.Files > 0:
 			a.ui().Printf("%s of tenant %s are back.", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant))
 		}
+	}
+	for _, t := range r.Tenants {
+		a.tellRegistration(t.Tenant, t.Registration, true)
 	}
 	a.tellSwaps(s)
 	if len(r.Compare) > 0 {

@@ -80,7 +80,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "jobs", "pg-dump")...)
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump")...)
 	return cmd
 }
 
@@ -118,6 +118,9 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	if id, isBackup := strings.CutPrefix(opts.To, rollbackName+"/"); isBackup {
 		return a.restorePoint(ctx, cmd, cfg, target, places[1], schemas, id, opts)
 	}
+	if cfg.Source("registry").Kind == config.FromFlag {
+		return usagef("--registry goes with --to rollback/ID: a schema that is swapped back leaves the rows that register it as they are")
+	}
 	if opts.To != "" && len(schemas) > 1 {
 		return usagef("--to names the replaced schema of one tenant: give one, or rollback/ID")
 	}
@@ -152,22 +155,38 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 			tenant = manifest.CoreTenant
 		}
 		s.Tables += r.Back.Tables
+		notes := []string{}
+		if r.Back.Registered {
+			notes = append(notes, registrationStays(r.Back))
+		}
 		s.Schemas = append(s.Schemas, restoredSchema{
 			Schema: r.Back.Schema, Tenant: tenant, As: r.Back.Schema, OK: true, Tables: r.Back.Tables, Seconds: s.Seconds,
 			Back: r.Back.Name, Since: r.Back.At.UTC(), Replaced: r.Replaced, Blocked: result.Blocked,
-			Access: []accessChange{}, Notes: []string{}, Problems: []restoredProblem{},
+			Access: []accessChange{}, Notes: notes, Problems: []restoredProblem{},
 		})
 	}
 	if opts.Format.is(formatJSON) {
 		return a.ui().JSONLine(rollbackOf(s))
 	}
 	for _, r := range s.Schemas {
+		for _, n := range r.Notes {
+			a.ui().Warnf("tenant %s: %s", ui.Safe(r.Tenant), n)
+		}
 		a.ui().Printf("Schema %s is again what it was until %s.", ui.Safe(r.As), r.Since.Format("2006-01-02 15:04:05 UTC"))
 		if r.Replaced != "" {
 			a.ui().Printf("What was live until now is kept as %s; tenantkeep rollback %s brings it back.", ui.Safe(r.Replaced), shellWord(r.As))
 		}
 	}
 	return nil
+}
+
+// registrationStays says how to bring back what a rollback leaves alone.
+func registrationStays(r restore.Replaced) string {
+	text := "the rows that register it were changed by the restore, and stay as they are now"
+	if r.Point != "" {
+		text += fmt.Sprintf("; as they were before it they are in the rollback point: tenantkeep rollback %s --to %s/%s --registry overwrite", shellWord(r.Schema), rollbackName, r.Point)
+	}
+	return text
 }
 
 // restorePoint restores the backup of a replaced schema, which must be of the

@@ -30,6 +30,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -53,6 +54,7 @@ type Options struct {
 	PgDump         string             // program; empty: looked for
 	LockTimeout    time.Duration      // how long to wait for a lock before trying again; 0: 5 s
 	DryRun         bool               // say what would be taken, take nothing
+	Registry       registry.Choice    // the tables that register tenants, whose rows are saved with each
 	Locked         bool               // the caller holds the lock of the database already
 	Media          media.Source       // of the tenants' files; nil: these are not saved
 	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
@@ -227,6 +229,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	o.Log.DebugContext(ctx, "Exported the snapshot and read the inventory", "schemas", len(first.schemas), "seconds", time.Since(began).Seconds())
 	if err := first.choose(); err != nil {
 		return nil, err
+	}
+	if first.unclear != "" {
+		o.Progress.Note(slog.LevelWarn, "", first.unclear)
 	}
 	result := &Result{Planned: first.planned()}
 	for _, s := range result.Planned {

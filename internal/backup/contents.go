@@ -19,14 +19,15 @@ import (
 )
 
 // contents are what a tenant holds besides its definitions: rows, values of
-// sequences, large objects.
+// sequences, large objects, and the rows that register it.
 type contents struct {
 	small, big   []*copied
 	empty        []*copied // whose rows are left out
 	sequences    []statement
 	largeObjects hash.Hash // of their statements; nil: there are none
-	read         bool      // everything was read once already, to be compared
-	same         bool      // as the parent has it
+	registration []manifest.RegistryTable
+	read         bool // everything was read once already, to be compared
+	same         bool // as the parent has it
 }
 
 func (c *contents) tables() []*copied { return slices.Concat(c.small, c.big, c.empty) }
@@ -50,6 +51,9 @@ func (c *contents) digest() string {
 	}
 	if c.largeObjects != nil {
 		_ = put.Encode(c.largeObjects.Sum(nil))
+	}
+	if len(c.registration) > 0 {
+		_ = put.Encode(c.registration)
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }

@@ -425,6 +425,9 @@ func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error
 }
 
 func (w *worker) attempt(ctx context.Context, t *tenant) (*manifest.Schema, error) {
+	if t.unregistered != nil {
+		return nil, t.unregistered
+	}
 	defer w.release(ctx)
 	if err := w.lock(ctx, t); err != nil {
 		return nil, err
@@ -659,7 +662,8 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	index, err := file.Close(w.enc, datafile.Header{
 		Backup: w.out.ID(), Type: typ, Started: w.out.Started(), Schema: t.Name, Tenant: t.tenant,
 		Encoding: w.encoding, Retention: w.RetentionDays, Requires: requires, Definitions: t.definitions,
-		Database: *m.Database, Snapshot: *m.Snapshot, Tool: *m.Tool,
+		Registration: t.registration,
+		Database:     *m.Database, Snapshot: *m.Snapshot, Tool: *m.Tool,
 	})
 	if err != nil {
 		return nil, &storageError{err}
@@ -723,7 +727,7 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan := &contents{}
+	plan := &contents{registration: t.registration}
 	add := func(list *[]*copied, oid uint32, s source, segments int) {
 		if tables[oid].decision == emptied {
 			list, segments = &plan.empty, 0

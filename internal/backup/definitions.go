@@ -420,7 +420,7 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 			t.matviews = append(t.matviews, v)
 		}
 	}
-	return nil
+	return d.readRegistrations(ctx, group)
 }
 
 // configOwner is the tenant of the group whose file gets the rows of an

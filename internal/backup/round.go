@@ -17,6 +17,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 )
 
 // tenant is one schema, or core, on its way into a data file.
@@ -42,7 +43,9 @@ type tenant struct {
 	frames    []storedFrame // definitions that are stored again as they are
 	stored    *storedRows   // rows that may be; nil: none
 
-	restarts map[uint32]int64 // where sequences begin of tables that stay empty
+	restarts     map[uint32]int64 // where sequences begin of tables that stay empty
+	registration []manifest.RegistryTable
+	unregistered error // why the registration could not be read
 
 	err error // why it must be taken again
 }
@@ -51,7 +54,7 @@ type tenant struct {
 // that memory does not grow with the number of tenants.
 func (t *tenant) forget() {
 	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
-	t.stored, t.restarts = nil, nil
+	t.stored, t.restarts, t.registration = nil, nil, nil
 }
 
 // round takes schemas at one snapshot.
@@ -80,6 +83,9 @@ type round struct {
 
 	changesMu    sync.Mutex
 	changedSince map[string]*pg.ChangedBlocks // by the snapshot of a parent
+
+	registry []registry.Source // tables with the rows that register tenants
+	unclear  string            // why there are none, though there may be such tables
 
 	catalogs func() (*pg.CatalogDigests, error)
 	proofs   map[string]bool // by seal: whether it is of this server's past
@@ -128,6 +134,9 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 		return nil, err
 	}
 	if d.matviews, d.viewSchema, err = pg.MatviewOrder(ctx, d.tx); err != nil {
+		return nil, err
+	}
+	if d.registry, d.unclear, err = r.Registry.Find(ctx, d.tx); err != nil {
 		return nil, err
 	}
 	return d, nil

@@ -60,6 +60,9 @@ type Config struct {
 	MediaPattern string            // where in it that of a tenant is
 	MediaFolders map[string]string // and where it is for single schemas
 
+	RegistryTables []string // auto, none, or the tables with the rows that register tenants
+	Registry       string   // what a restore does with these rows: keep, overwrite or skip
+
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
 	// Warnings are sentences for the user about settings that work but are

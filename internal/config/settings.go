@@ -175,6 +175,16 @@ func settings() []Setting {
 			apply: parseFolders,
 		},
 		{
+			Key: "registry-tables", Flag: "registry-table", Env: "BACKUP_REGISTRY_TABLES", Default: "auto", Kind: "COLUMN", List: true,
+			Help:  "save with each tenant the rows that register it: auto for django-tenants' tables, none, or TABLE.COLUMN, where the column has the schema's name; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.RegistryTables = v }),
+		},
+		{
+			Key: "registry", Flag: "registry", Env: "RESTORE_REGISTRY", Default: "keep", Kind: "MODE",
+			Help:  "rows that register a restored tenant: keep those that are there and put missing ones back, overwrite what differs, or skip them",
+			apply: one(oneOf("keep", "overwrite", "skip"), func(c *Config, v string) { c.Registry = v }),
+		},
+		{
 			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
 			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),

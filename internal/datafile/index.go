@@ -51,6 +51,9 @@ type Header struct {
 	// Definitions is the fingerprint of the definitions in the file, and of the
 	// pg_dump that wrote them; empty where it is not known.
 	Definitions string `json:"definitions,omitempty"`
+	// Registration is the rows outside of the schema that make its tenant known to
+	// the application; empty where nobody looked for any.
+	Registration []manifest.RegistryTable `json:"registration,omitempty"`
 	// Files are the files of earlier backups that frames of this one lie in.
 	Files []FileRef `json:"files,omitempty"`
 }

@@ -46,24 +46,26 @@ func (r *run) finish(ctx context.Context) error {
 		}
 	}
 	alive = slices.DeleteFunc(alive, (*unit).failed)
+	for _, u := range alive {
+		if len(r.registration(u)) == 0 {
+			continue
+		}
+		err := r.finishRegistered(ctx, u, r.appear(u))
+		switch {
+		case err == nil:
+			u.finished = true
+			u.releaseMedia()
+		case ctx.Err() != nil || pg.Lost(err):
+			return err
+		default:
+			u.fail(err)
+		}
+	}
+	alive = slices.DeleteFunc(alive, func(u *unit) bool { return len(r.registration(u)) > 0 })
 	for units := range slices.Chunk(alive, marksAtOnce) {
 		var sql strings.Builder
 		for _, u := range units {
-			if u.mask != nil {
-				sql.WriteString(u.mask.reveal(u.target, u.ownComment(u.mask.name, "")))
-				if u.kept != nil && pg.IsOwn(u.target) {
-					sql.WriteString(commentSQL(u.target, label{State: stateRecovered, Schema: u.mask.name, Backup: r.Manifest.ID, At: r.Now()}.String()))
-				}
-				continue
-			}
-			for _, name := range u.schemas {
-				if !u.present[name] {
-					sql.WriteString(u.ownComment(name, ""))
-				}
-			}
-			if u.core && !r.unmarked {
-				sql.WriteString(u.ownComment(manifest.CoreSchema, publicComment))
-			}
+			sql.WriteString(r.appear(u))
 		}
 		if err := r.reveal(ctx, s, sql.String()); err != nil {
 			if r.Appear != nil {
@@ -117,6 +119,27 @@ func (r *run) revealOnce(ctx context.Context, s *session, sql string) (err error
 		return err
 	}
 	return tx.Commit(context.WithoutCancel(ctx))
+}
+
+// appear is the statements that take the marks off what a unit made.
+func (r *run) appear(u *unit) string {
+	var sql strings.Builder
+	if u.mask != nil {
+		sql.WriteString(u.mask.reveal(u.target, u.ownComment(u.mask.name, "")))
+		if u.kept != nil && pg.IsOwn(u.target) {
+			sql.WriteString(commentSQL(u.target, label{State: stateRecovered, Schema: u.mask.name, Backup: r.Manifest.ID, At: r.Now()}.String()))
+		}
+		return sql.String()
+	}
+	for _, name := range u.schemas {
+		if !u.present[name] {
+			sql.WriteString(u.ownComment(name, ""))
+		}
+	}
+	if u.core && !r.unmarked {
+		sql.WriteString(u.ownComment(manifest.CoreSchema, publicComment))
+	}
+	return sql.String()
 }
 
 // commentPublic gives schema public its comment where the role could not mark

@@ -48,6 +48,9 @@ type label struct {
 	// Media is how the folder with the tenant's files takes the place of the live
 	// one together with a staged schema, or took it when the schema was replaced.
 	Media *media.Move `json:"media,omitempty"`
+	// Registered says that the restore which replaced it changed rows elsewhere
+	// that register the tenant.
+	Registered bool `json:"registered,omitempty"`
 	// Comment is the schema's own, to be given back. Nil: it has none.
 	Comment *string `json:"comment,omitempty"`
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -65,6 +66,9 @@ type Planned struct {
 	// Access is how owners, grants, policies and comments of the backup differ
 	// from those of the live schema, where Options ask for it.
 	Access []AccessChange
+	// Registration is what becomes of the rows elsewhere that register the tenant.
+	// Nil: nobody looks at them.
+	Registration *registry.Report
 }
 
 // PlannedLive is a schema that is going to be replaced.
@@ -108,7 +112,7 @@ func (r *run) preflight(ctx context.Context) error {
 	if err := p.renamed(); err != nil {
 		return err
 	}
-	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required, p.media} {
+	for _, check := range []func(context.Context) error{p.server, p.roles, p.extensions, p.tablespaces, p.schemas, p.core, p.required, p.media, p.registrations} {
 		if err := check(ctx); err != nil {
 			return err
 		}

@@ -31,6 +31,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -83,6 +84,9 @@ type Options struct {
 	// Incomplete lets a schema take the place of a live one although objects of
 	// it could not be made.
 	Incomplete bool
+	// Registry says what becomes of the rows elsewhere that register a tenant;
+	// empty: they are put back where they are missing.
+	Registry registry.Mode
 	// SwapTimeout is how long to try to get the locks for a swap; 0: a minute.
 	SwapTimeout time.Duration
 	// Point saves live schemas before they are replaced and returns the id of
@@ -148,6 +152,9 @@ type TenantResult struct {
 	// Access is how owners, grants, policies and comments of the replaced schema
 	// differed, which were not those of the backup.
 	Access []AccessChange
+	// Registration is what became of the rows elsewhere that register the tenant.
+	// Nil: nobody looked at them.
+	Registration *registry.Report
 	// Problems are objects that could not be made. Everything else of the
 	// tenant is there, its rows among it.
 	Problems []Problem
@@ -417,6 +424,7 @@ func (r *run) report(result *Result, began time.Time) {
 		}
 		if u.err == nil {
 			t.Tables, t.Rows, t.Bytes = int64(len(u.file.Index.Tables)), u.rows(), u.bytes()
+			t.Registration = u.registered
 			if !u.began.IsZero() {
 				t.Seconds = u.ended.Sub(u.began).Seconds()
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
@@ -79,6 +80,7 @@ func save(t testing.TB, db *pgtest.Database, schemas ...string) saved {
 	result, err := backup.Run(t.Context(), backup.Options{
 		Server: server(t, db), Repo: b.repo, Schemas: schemas, Type: manifest.Full, Jobs: 2, Version: "test",
 		Compression: datafile.Compression{Algorithm: datafile.Zstd}, Progress: &notes{t: t}, Log: slog.New(slog.DiscardHandler),
+		Registry: registry.Choice{Auto: true},
 	})
 	if err != nil {
 		t.Fatalf("backup: %v", err)

@@ -29,6 +29,10 @@ type Replaced struct {
 	comment *string // its own
 	objects bool    // of core: all of its objects
 	media   *media.Move
+
+	// Registered says that rows elsewhere that register the tenant were changed
+	// when it was replaced. A rollback leaves them as they are.
+	Registered bool
 }
 
 // ListReplaced lists the replaced schemas of a database, the newest first.
@@ -51,7 +55,7 @@ func listReplaced(ctx context.Context, q pg.Querier) ([]Replaced, error) {
 		if l.State != stateReplaced {
 			continue
 		}
-		r := Replaced{Name: l.name, Schema: l.Schema, Backup: l.Backup, Point: l.Point, At: l.At, oid: l.oid, comment: l.Comment, objects: l.Objects, media: l.Media}
+		r := Replaced{Name: l.name, Schema: l.Schema, Backup: l.Backup, Point: l.Point, At: l.At, oid: l.oid, comment: l.Comment, objects: l.Objects, media: l.Media, Registered: l.Registered}
 		err := q.QueryRow(ctx, `
 			SELECT count(*) FILTER (WHERE relkind IN ('r', 'p', 'f')),
 				coalesce(sum(pg_catalog.pg_total_relation_size(oid)) FILTER (WHERE relkind IN ('r', 'm')), 0)::int8

@@ -43,6 +43,8 @@ type exchange struct {
 	turned []string
 	// rows is not nil for core, which stays and gets other rows.
 	rows *rowSwap
+	// register puts the rows back that register the incoming tenant. Nil: nothing.
+	register func(context.Context, pgx.Tx) error
 	// objects says that it is core, whose objects are exchanged one by one.
 	objects bool
 }
@@ -309,6 +311,14 @@ func trySwap(ctx context.Context, conn *pgx.Conn, g *guard, list []*exchange) (b
 		}
 		if len(old) > 0 {
 			return 0, errSnapshot
+		}
+	}
+	for _, x := range list {
+		if x.register == nil {
+			continue
+		}
+		if err := x.register(ctx, tx); err != nil {
+			return 0, err
 		}
 	}
 	var wanted []lock
@@ -746,10 +756,16 @@ func (r *run) exchanges(ctx context.Context, units []*unit, point string) (list 
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, &exchange{
+		x := &exchange{
 			live: *u.live, incoming: u.mask.staging, comment: u.ownComment(u.target, ""), replaced: replaced, loaded: u.loaded, objects: u.objects != nil,
 			label: label{State: stateReplaced, Schema: u.target, Backup: r.Manifest.ID, Point: point, At: at, Media: moved},
-		})
+		}
+		x.register = func(ctx context.Context, tx pgx.Tx) error {
+			err := r.putRegistration(ctx, tx, u)
+			x.label.Registered = err == nil && u.registered != nil && u.registered.Changed()
+			return err
+		}
+		list = append(list, x)
 	}
 	return list, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
@@ -77,6 +78,8 @@ type unit struct {
 	staged   string         // the schema that could not be swapped in
 	loaded   arrival
 	lacks    []int // of a resumed one, see label
+
+	registered *registry.Report // nil: nobody looked at the rows that register it
 }
 
 // fail gives the unit up; the first reason is kept.

@@ -1,0 +1,1 @@
+"""See tenantkeep_django.command."""
