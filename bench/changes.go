@@ -106,7 +106,7 @@ func (b *bench) pgBackRest(program, database, dir string, churn func(context.Con
 	common := []string{
 		"--stanza=bench", "--pg1-path=" + b.cluster.DataDir(), "--pg1-socket-path=" + b.cluster.SocketDir(),
 		"--pg1-port=" + strconv.Itoa(b.cluster.Port()), "--pg1-user=postgres", "--repo1-path=" + filepath.Join(dir, "repository"),
-		"--lock-path=" + filepath.Join(dir, "lock"), "--log-level-file=off", "--repo1-retention-full=9999999",
+		"--lock-path=" + filepath.Join(dir, "lock"), "--log-level-file=off",
 	}
 	run := func(ctx context.Context, args ...string) (measurement, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
@@ -115,7 +115,7 @@ func (b *bench) pgBackRest(program, database, dir string, churn func(context.Con
 	}
 	// Without an archive, and without waiting for the next checkpoint.
 	backup := func(ctx context.Context, kind string) (measurement, error) {
-		args := []string{"backup", "--type=" + kind, "--no-archive-check", "--start-fast", "--compress-type=zst", "--process-max=" + strconv.Itoa(b.jobs)}
+		args := []string{"backup", "--type=" + kind, "--repo1-retention-full=9999999", "--no-archive-check", "--start-fast", "--compress-type=zst", "--process-max=" + strconv.Itoa(b.jobs)}
 		err := b.withConn(ctx, "postgres", func(conn *pgx.Conn) error {
 			rows, err := conn.Query(ctx, "SELECT 'base/' || oid || '/' FROM pg_catalog.pg_database WHERE datname NOT IN ($1, 'postgres')", database)
 			if err != nil {

@@ -115,6 +115,9 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if err != nil {
 		return err
 	}
+	if cfg.BackupType == string(manifest.Baseline) { // those of its tenant are nobody else's
+		tables = registry.Choice{}
+	}
 	repository, store, err := a.openRepository(cfg)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -109,7 +110,8 @@ func runRestoreBaseline(ctx context.Context, a *app, cmd *cobra.Command, cfg *co
 	o := restore.Options{
 		Server: target, Repo: from.Repo, Manifest: m, Jobs: cfg.Jobs, Media: files, LeaveOutLinks: opts.LeaveOutLinks,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
-		As: opts.As, New: opts.As != "", Appear: register, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Registry: registry.Skip, // a template is not its tenant
+		As:       opts.As, New: opts.As != "", Appear: register, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, asked) },
 		Asks:    !opts.Yes && a.ui().CanAsk(),
