@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
@@ -343,13 +344,25 @@ func (r *Repo) loadBare(ctx context.Context, name string) (Backup, error) {
 func (r *Repo) isForeign(ctx context.Context, i storage.Info) bool {
 	switch {
 	case strings.HasPrefix(i.Key, mediaPrefix):
-		return mediaName.MatchString(i.Key)
+		return mediaName.MatchString(i.Key) && !r.isArchive(ctx, i)
 	case !strings.HasSuffix(i.Key, ".sql") && !strings.HasSuffix(i.Key, ".sql.gz"):
 		return false
 	}
 	d := dump{Info: i}
 	is, err := r.lookInto(ctx, &d)
 	return is || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
+// isArchive reports whether a media archive is one of ours, which has an index. One
+// that cannot be read is not known to be.
+func (r *Repo) isArchive(ctx context.Context, i storage.Info) bool {
+	o, err := r.storage.Open(ctx, i.Key)
+	if err != nil {
+		return false
+	}
+	defer o.Close() //nolint:errcheck // it was only read
+	_, _, _, err = datafile.ReadTrailer(o, o.Size())
+	return err == nil
 }
 
 // CheckMedia looks for the media archive of an entry of a manifest, or the folder

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/storage/storagetest"
@@ -188,7 +189,10 @@ func TestDumpsAreNoOrphans(t *testing.T) {
 	disk := newStore(t, dir)
 	r := Open(disk, options())
 	mustBack(t, r)
+	own := zipped(t, []byte("x"))
+	own = append(own, datafile.Trailer(datafile.Gzip, 0, int64(len(own)))...)
 	for key, content := range map[string][]byte{
+		"media/own_media_20250101_000000.tar.gz":     own,
 		"data/acme_full_20241215_143022.sql.gz":      zipped(t, dumpOf("acme")),
 		"data/by_hand.sql":                           dumpOf("acme"),
 		"data/by_hand.sql.gz":                        zipped(t, dumpOf("acme")),
@@ -214,7 +218,7 @@ func TestDumpsAreNoOrphans(t *testing.T) {
 		}
 		want := []string{
 			"data/empty.sql", "data/left_full_20250101_000000.sql", "data/left_full_20250101_000000.sql.gz",
-			"data/left_full_20250101_000000.sql.zst", "media/other_media_20241215_143022.tar.zst",
+			"data/left_full_20250101_000000.sql.zst", "media/other_media_20241215_143022.tar.zst", "media/own_media_20250101_000000.tar.gz",
 		}
 		var found []storage.Info
 		for _, o := range orphans {
