@@ -429,7 +429,7 @@ func TestBare(t *testing.T) {
 	}
 	report, _ := check(t, open(t, dir))
 	if report.OK || report.Legacy != 1 || report.Unhashed != 1 || len(report.Problems) != 2 ||
-		!strings.Contains(report.Problems[0].Error, "the file is empty") || !strings.Contains(report.Problems[1].Error, "the dump is cut") {
+		!strings.Contains(report.Problems[0].Error, "the dump is cut") || !strings.Contains(report.Problems[1].Error, "the file is empty") {
 		t.Errorf("report %s", text(t, report))
 	}
 }
