@@ -253,4 +253,11 @@ var changesOfDefinitions = []change{
 	{sql: `CREATE TABLE brought.t (id integer)`, changes: "core"},
 	{sql: `GRANT SELECT ON brought.t TO zoo_reader`, changes: "core"},
 	{sql: `ALTER TABLE brought.t ADD COLUMN a text`, changes: "core"},
+
+	// Objects of one schema that exchange what they have.
+	{sql: `CREATE SCHEMA swap; CREATE TABLE swap.a (x integer, y integer); CREATE TABLE swap.b (x integer, y integer);
+		CREATE INDEX i1 ON swap.a (x); CREATE INDEX i2 ON swap.a (y); GRANT SELECT ON swap.a TO zoo_reader; ALTER TABLE swap.a ENABLE ROW LEVEL SECURITY`, changes: "swap"},
+	{sql: `ALTER INDEX swap.i1 RENAME TO i; ALTER INDEX swap.i2 RENAME TO i1; ALTER INDEX swap.i RENAME TO i2`, changes: "swap"},
+	{sql: `ALTER TABLE swap.a DISABLE ROW LEVEL SECURITY; ALTER TABLE swap.b ENABLE ROW LEVEL SECURITY`, changes: "swap"},
+	{sql: `GRANT SELECT ON swap.b TO zoo_reader; REVOKE SELECT ON swap.a FROM zoo_reader`, changes: "swap"},
 }
