@@ -32,9 +32,8 @@ const (
 	Worsened  Kind = "worsened"  // a check of health turned bad
 	Improved  Kind = "improved"  // all checks are good again
 	Test      Kind = "test"
-	// Running is that a run begins. Only heartbeats are told, and it is never
-	// kept for later.
-	Running Kind = "running"
+	// Begun is that a run begins. Only heartbeats are told.
+	Begun Kind = "begun"
 )
 
 // Bad reports whether somebody has to do something.
@@ -88,6 +87,7 @@ type Event struct {
 	Problems     []Problem `json:"problems,omitempty"`
 	ProblemCount int       `json:"problem_count,omitempty"`
 	Checks       []Check   `json:"checks,omitempty"` // of health, that are not good
+	CheckCount   int       `json:"check_count,omitempty"`
 
 	Comparison *Comparison `json:"comparison,omitempty"` // nil: there is nothing to compare with
 	Advice     []string    `json:"advice,omitempty"`     // what to do next
