@@ -23,6 +23,7 @@ var _ Notifier = (*Slack)(nil)
 const (
 	slackHeader   = 150
 	slackSection  = 2900
+	slackLimit    = 3000
 	slackProblems = 10
 	slackError    = 280 // characters of one problem
 )
@@ -49,11 +50,11 @@ func slackMessage(e *Event) *slackapi.WebhookMessage {
 	}
 	add := func(text string) {
 		if text != "" {
-			blocks = append(blocks, slackapi.NewSectionBlock(slackapi.NewTextBlockObject(slackapi.MarkdownType, text, false, false), nil, nil))
+			blocks = append(blocks, slackapi.NewSectionBlock(slackapi.NewTextBlockObject(slackapi.MarkdownType, shorten(text, slackLimit), false, false), nil, nil))
 		}
 	}
 	if e.Error != "" {
-		add("```" + escapeSlack(strings.ReplaceAll(shorten(e.Error, slackSection/4), "```", "'''")) + "```")
+		add("```" + escapeSlack(strings.ReplaceAll(shorten(e.Error, slackSection/6), "```", "'''")) + "```")
 	}
 	add(slackList("Problems", len(e.Problems), m.More, func(i int) string {
 		p := e.Problems[i]
