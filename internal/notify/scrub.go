@@ -72,7 +72,7 @@ func (s scrubber) text(text string, limit int) string {
 	}
 	text = webAddress.ReplaceAllString(text, "$1$2/…")
 	text = userinfo.ReplaceAllString(text, "${1}"+masked+"@")
-	text = keyword.ReplaceAllString(text, "$1$2"+masked)
+	text = keyword.ReplaceAllString(text, "${1}${2}"+masked)
 
 	text = fieldLine.ReplaceAllString(text, hiddenDetail+"$1")
 	text = sourceLine.ReplaceAllString(text, hiddenDetail)
