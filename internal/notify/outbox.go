@@ -139,25 +139,20 @@ type Running struct {
 // of that. End must follow.
 func (o *Outbox) Begin(ctx context.Context, run Run) *Running {
 	r := &Running{outbox: o, run: &run, sent: make(chan []Delivery, 1)}
-	dead, known := o.store.living(ctx)
-	if unlock, err := o.store.live(ctx, run.ID); err != nil {
-		o.Log.Warn("if this run is killed, the next one will not tell", "error", err)
-		known = false
-	} else {
-		r.unlock = unlock
-	}
 	claim := NewID()
 	var mine []*pending
 	err := o.store.update(ctx, func(st *state) {
-		if known {
-			o.bury(st, dead)
-		}
-		if r.unlock != nil {
+		o.bury(ctx, st)
+		if unlock, err := o.store.live(ctx, run.ID); err != nil {
+			o.Log.Warn("if this run is killed, the next one will not tell", "error", err)
+		} else {
+			r.unlock = unlock
 			st.Running = append(st.Running, r.run)
 		}
 		mine = o.claim(st, claim)
 	})
 	if err != nil {
+		mine = nil // nobody knows of the claim
 		o.Log.Warn("the beginning of the run could not be noted for notifications", "error", err)
 	}
 	start := o.scrub.event(*run.Event(Begun, o.Now()))
@@ -165,8 +160,16 @@ func (o *Outbox) Begin(ctx context.Context, run Run) *Running {
 	return r
 }
 
-// bury tells of the runs that have died.
-func (o *Outbox) bury(st *state, living map[string]bool) {
+// bury tells of the runs that have died. A run takes its lock before it is in a
+// state: with the state in hand, those that live are known.
+func (o *Outbox) bury(ctx context.Context, st *state) {
+	if len(st.Running) == 0 {
+		return
+	}
+	living, known := o.store.living(ctx)
+	if !known {
+		return
+	}
 	st.Running = slices.DeleteFunc(st.Running, func(r *Run) bool {
 		if living[r.ID] {
 			return false
@@ -210,16 +213,17 @@ func (o *Outbox) tell(ctx context.Context, e *Event, run string) []Delivery {
 		}
 		mine = o.claim(st, claim)
 	})
+	if err != nil {
+		mine, claim = nil, "" // nobody knows of it
+		o.Log.Warn("what is to be told could not be noted: it is told at once, and not again if that fails", "error", err)
+	}
 	if err != nil && e != nil {
-		// It is better told twice than not at all.
-		o.Log.Warn("the event is told at once, and not again if that fails", "error", err)
 		fleeting = o.scrub.event(*e)
 		for _, c := range o.Channels {
 			if !c.Fleeting && c.wants(fleeting) {
 				mine = append(mine, &pending{Channel: c.Name, Event: fleeting})
 			}
 		}
-		claim = ""
 	}
 	return o.deliver(ctx, claim, mine, fleeting)
 }

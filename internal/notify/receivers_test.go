@@ -204,11 +204,18 @@ func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	s.mu.Lock()
 	s.got = append(s.got, request{r.Method, r.URL.String(), r.Header.Clone(), body})
-	n := len(s.got)
+	n, answer := len(s.got), s.answer
 	s.mu.Unlock()
-	if s.answer != nil {
-		s.answer(n, w, r)
+	if answer != nil {
+		answer(n, w, r)
 	}
+}
+
+// repair makes it work from now on, and forgets what it got.
+func (s *webServer) repair() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer, s.got = nil, nil
 }
 
 func (s *webServer) requests() []request {
