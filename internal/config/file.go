@@ -154,7 +154,7 @@ func (f *file) warnings() []string {
 			continue
 		}
 		if text := v.texts[0]; s.show(v.texts) != text {
-			return []string{fmt.Sprintf("%s holds a password and can be read by others: chmod 600 %s", v.source, f.path)}
+			return []string{fmt.Sprintf("%s holds a secret and can be read by others: chmod 600 %s", v.source, f.path)}
 		}
 	}
 	return nil

@@ -224,7 +224,10 @@ func bytesOf(n int64) string { return humanize.Bytes(uint64(max(0, n))) }
 
 func duration(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
-	if d < 10*time.Second {
+	switch {
+	case d < time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d < 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()
 	}
 	return d.Round(time.Second).String()

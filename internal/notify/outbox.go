@@ -38,8 +38,9 @@ type Options struct {
 	Storage  storage.Storage // that the state is kept in
 	Channels []Channel
 	Secrets  []string // that no message may hold
-	// Timeout is how long the deliveries of one run may take altogether, Attempt
-	// how long one attempt; 0: DefaultTimeout and a third of the timeout.
+	// Timeout is how long the deliveries of one run may take altogether, a third of
+	// it at its beginning. Attempt is how long one attempt may take. 0:
+	// DefaultTimeout, and a third of the timeout.
 	Timeout, Attempt time.Duration
 	Pause            time.Duration // before the second attempt, about; 0: a second
 	Log              *slog.Logger
@@ -156,7 +157,7 @@ func (o *Outbox) Begin(ctx context.Context, run Run) *Running {
 		o.Log.Warn("the beginning of the run could not be noted for notifications", "error", err)
 	}
 	start := o.scrub.event(*run.Event(Begun, o.Now()))
-	go func() { r.sent <- o.deliver(context.WithoutCancel(ctx), claim, mine, start) }()
+	go func() { r.sent <- o.deliver(context.WithoutCancel(ctx), o.Timeout/3, claim, mine, start) }()
 	return r
 }
 
@@ -225,7 +226,7 @@ func (o *Outbox) tell(ctx context.Context, e *Event, run string) []Delivery {
 			}
 		}
 	}
-	return o.deliver(ctx, claim, mine, fleeting)
+	return o.deliver(ctx, o.Timeout-o.Timeout/3, claim, mine, fleeting)
 }
 
 // take notes an event, and for which channels it waits. It returns what is to be
@@ -295,10 +296,10 @@ func (st *state) channel(name string) *channelState {
 	return c
 }
 
-// deliver delivers what is claimed, and an event to those channels that keep none, and notes
-// what became of it. An empty claim says that nothing is noted.
-func (o *Outbox) deliver(ctx context.Context, claim string, mine []*pending, fleeting *Event) []Delivery {
-	limited, cancel := context.WithTimeout(ctx, o.Timeout)
+// deliver delivers what is claimed, and an event to those channels that keep none,
+// and notes what became of it. An empty claim says that nothing is noted.
+func (o *Outbox) deliver(ctx context.Context, limit time.Duration, claim string, mine []*pending, fleeting *Event) []Delivery {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var mu sync.Mutex
 	var all []Delivery

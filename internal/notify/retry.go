@@ -56,6 +56,7 @@ func (o *Outbox) send(ctx context.Context, c Channel, e *Event) error {
 // attempt delivers one event once. A notifier that does not come back, whatever
 // it waits for, is left alone.
 func (o *Outbox) attempt(ctx context.Context, c Channel, e *Event) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, o.Attempt)
 	defer cancel()
 	result := make(chan error, 1)
@@ -71,7 +72,7 @@ func (o *Outbox) attempt(ctx context.Context, c Channel, e *Event) error {
 	case err := <-result:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("no answer in %s", o.Attempt)
+		return fmt.Errorf("no answer in %s", time.Since(began).Round(10*time.Millisecond))
 	}
 }
 
