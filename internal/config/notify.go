@@ -1,7 +1,5 @@
 package config
 
-
-
 // parseNotify reads which runs are told of. As a switch it means all or none.
 func parseNotify(text string) (string, error) {
 	if on, err := parseBool(text); err == nil {

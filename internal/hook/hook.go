@@ -90,15 +90,19 @@ func (h Hook) run(ctx context.Context, cmd *exec.Cmd) error {
 		return err
 	}
 	group := -cmd.Process.Pid
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	var result error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		result = cmd.Wait()
+	}()
 	select {
-	case err := <-done:
-		if errors.Is(err, exec.ErrWaitDelay) {
+	case <-done:
+		if errors.Is(result, exec.ErrWaitDelay) {
 			h.Log.Warn("hook is done and has left a process behind that writes on", "hook", h.Name)
 			return nil
 		}
-		return err
+		return result
 	case <-ctx.Done():
 	}
 	err := context.Cause(ctx)
@@ -111,7 +115,7 @@ func (h Hook) run(ctx context.Context, cmd *exec.Cmd) error {
 	return fmt.Errorf("stopped: %w", err)
 }
 
-func waitFor(done <-chan error, limit time.Duration) bool {
+func waitFor(done <-chan struct{}, limit time.Duration) bool {
 	select {
 	case <-done:
 		return true

@@ -281,13 +281,15 @@ func TestAnswersOfReceivers(t *testing.T) {
 		requests int
 		wants    []string // of the error; none: it is delivered
 	}{
-		"fine":       {nil, 1, nil},
-		"accepted":   {status(http.StatusAccepted), 1, nil},
-		"limited":    {limited, 3, nil},
-		"broken":     {status(http.StatusInternalServerError), maxTries, []string{"500 Internal Server Error"}},
-		"gone":       {status(http.StatusGone), 1, []string{"410 Gone"}},
-		"redirect":   {func(_ int, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }, 1, []string{"302 Found"}},
-		"says why":   {func(_ int, w http.ResponseWriter, _ *http.Request) { http.Error(w, "invalid_blocks", http.StatusBadRequest) }, 1, []string{"400 Bad Request: invalid_blocks"}},
+		"fine":     {nil, 1, nil},
+		"accepted": {status(http.StatusAccepted), 1, nil},
+		"limited":  {limited, 3, nil},
+		"broken":   {status(http.StatusInternalServerError), maxTries, []string{"500 Internal Server Error"}},
+		"gone":     {status(http.StatusGone), 1, []string{"410 Gone"}},
+		"redirect": {func(_ int, w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusFound) }, 1, []string{"302 Found"}},
+		"says why": {func(_ int, w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "invalid_blocks", http.StatusBadRequest)
+		}, 1, []string{"400 Bad Request: invalid_blocks"}},
 		"much later": {func(_ int, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			w.WriteHeader(http.StatusServiceUnavailable)

@@ -35,7 +35,6 @@ type world struct {
 	beat     *webServer
 	log      *lockedBuffer
 	now      time.Time
-	on       map[Kind]bool // what the receiver wants; nil: all but successes
 }
 
 func newWorld(t *testing.T) *world {
@@ -405,7 +404,9 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 func TestHealthIsToldWhenItChanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	check := func(state, tenant string) Check { return Check{Name: "freshness", State: state, Tenant: tenant, Text: "old"} }
+	check := func(state, tenant string) Check {
+		return Check{Name: "freshness", State: state, Tenant: tenant, Text: "old"}
+	}
 	for i, checks := range [][]Check{
 		nil,
 		{check("warning", "a")},

@@ -249,4 +249,3 @@ func requireError(t *testing.T, err error, parts ...string) {
 		}
 	}
 }
-
