@@ -198,8 +198,11 @@ func (o *Outbox) Tell(ctx context.Context, e *Event) []Delivery {
 	return o.tell(context.WithoutCancel(ctx), e, "")
 }
 
-// Flush delivers what waits.
+// Flush delivers what waits. Where nothing does it writes nothing.
 func (o *Outbox) Flush(ctx context.Context) []Delivery {
+	if st, err := o.store.load(ctx); err == nil && len(st.Pending) == 0 {
+		return nil
+	}
 	return o.tell(context.WithoutCancel(ctx), nil, "")
 }
 
