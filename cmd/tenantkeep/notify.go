@@ -8,11 +8,14 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/notify"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -199,6 +202,63 @@ func channelsOf(cfg *config.Config) (channels []notify.Channel, faults []channel
 		add(notify.Channel{Name: "heartbeat", Notifier: beat, Wants: beat.Wants, Fleeting: true}, "heartbeat-url", notify.CheckURL(n.HeartbeatURL))
 	}
 	return channels, faults
+}
+
+// channels returns the notifiers for a run, and warns of those that cannot work;
+// none where nobody is to be told.
+func (a *app) channels(cfg *config.Config, scheduled bool) []notify.Channel {
+	if !cfg.Notify.Tells(scheduled) {
+		return nil
+	}
+	channels, faults := channelsOf(cfg)
+	for _, f := range faults {
+		a.ui().Warnf("nobody is notified by %s: %v", ui.Safe(f.Channel), f.Err)
+	}
+	if len(channels)+len(faults) == 0 && cfg.Given("notify") {
+		a.ui().Warnf("nobody is notified, since no notifier is configured: %s", noNotifier)
+	}
+	return channels
+}
+
+// newRun describes a run that begins now; target nil: of no database.
+func (a *app) newRun(cfg *config.Config, job notify.Job, target *pg.Server) notify.Run {
+	run := notify.Run{
+		ID: notify.NewID(), Job: job, Repository: absolute(cfg.Repository), Host: hostname(), PID: os.Getpid(), Version: buildVersion().Version, Started: a.now(),
+	}
+	if target != nil {
+		run.Database, run.Server = target.Database(), target.Address()
+	}
+	return run
+}
+
+// tellCleanup tells how a cleanup ended that began then.
+func (a *app) tellCleanup(ctx context.Context, cmd *cobra.Command, cfg *config.Config, began time.Time, err error, scheduled bool) {
+	if errors.Is(err, ui.ErrLeft) || exitCode(ctx, err) == exitUsage {
+		return
+	}
+	channels := a.channels(cfg, scheduled)
+	if len(channels) == 0 {
+		return
+	}
+	store, errStore := openStorage(cfg)
+	if errStore != nil {
+		return // then the cleanup has said so itself
+	}
+	target, errTarget := server(cfg)
+	if errTarget != nil {
+		target = nil
+	}
+	run := a.newRun(cfg, notify.Cleanup, target)
+	run.Started = began
+	kind := map[audit.Result]notify.Kind{audit.OK: notify.Succeeded, audit.Partial: notify.Partial}[resultOf(ctx, err)]
+	e := run.Event(cmp.Or(kind, notify.Failed), a.now())
+	if err != nil {
+		e.Error = err.Error()
+	}
+	if hint := hintOf(err); hint != "" {
+		e.Advice = []string{hint}
+	}
+	a.newOutbox(cmd, cfg, store, channels).Tell(ctx, e)
 }
 
 // isWanted reports whether the setting notify-on asks for an event.

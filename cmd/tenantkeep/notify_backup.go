@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/notify"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
-	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
 // announced is a backup of whose end people are told. Nil: of which nobody is.
@@ -27,24 +25,14 @@ type announced struct {
 // announce tells that a backup begins, where the setting notify asks for it.
 // Nothing of it can fail the backup.
 func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Config, store storage.Storage, o backup.Options, scheduled bool) *announced {
-	if !cfg.Notify.Tells(scheduled) {
-		return nil
-	}
-	channels, faults := channelsOf(cfg)
-	for _, f := range faults {
-		a.ui().Warnf("nobody is notified by %s: %v", ui.Safe(f.Channel), f.Err)
-	}
+	channels := a.channels(cfg, scheduled)
 	if len(channels) == 0 {
-		if len(faults) == 0 {
-			a.ui().Warnf("nobody is notified: no notifier is configured; %s", noNotifier)
-		}
 		return nil
 	}
-	n := &announced{app: a, repo: o.Repo, run: notify.Run{
-		ID: notify.NewID(), Job: notify.Backup, Database: o.Server.Database(), Server: o.Server.Address(), Repository: absolute(cfg.Repository),
-		Host: hostname(), PID: os.Getpid(), Version: o.Version, Type: string(o.Type), Scope: o.Schemas, Started: a.now(),
-	}}
-	n.running = a.newOutbox(cmd, cfg, store, channels).Begin(ctx, n.run)
+	run := a.newRun(cfg, notify.Backup, o.Server)
+	run.Type, run.Scope = string(o.Type), o.Schemas
+	n := &announced{app: a, repo: o.Repo, run: run}
+	n.running = a.newOutbox(cmd, cfg, store, channels).Begin(ctx, run)
 	return n
 }
 

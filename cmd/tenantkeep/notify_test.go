@@ -160,12 +160,24 @@ func TestNotificationsAndHooks(t *testing.T) {
 		t.Errorf("hooks of a restore that never began: %s", text)
 	}
 
-	// A test goes to each.
+	// A cleanup that holds backups back is told of, and no sign of life.
 	_, _ = to.take()
+	manifests := filepath.Join(dir, "backups", "manifests")
+	lost := filepath.Join(manifests, "backup_manifest_20200101_000000.json")
+	do(t, os.WriteFile(lost, []byte("{"), 0o600))
+	tk(3, "cleanup", "--only=repository", "--yes", "--notify")
+	do(t, os.Remove(lost))
+	tk(0, "cleanup", "--only=repository", "--yes", "--notify")
+	events, pings := to.take()
+	if !cmp.Equal(kindsOf(events), []notify.Kind{notify.Partial, notify.Recovered}) || len(pings) > 0 || !strings.Contains(events[0].Error, "20200101_000000") || len(events[0].Advice) == 0 {
+		t.Errorf("events %+v, pings %v", events, pings)
+	}
+
+	// A test goes to each.
 	stdout, _ = tk(1, "notify", "--test", "--notification-email", "nobody@", "--notification-email", "a@example.com", "--smtp-server", "127.0.0.1:1", "--notify-timeout", "1s")
 	mention(t, stdout, `failed   e-mail to nobody@: --notification-email: "nobody@" is not an e-mail address`, "failed   e-mail to a@example.com: ",
 		"ok       webhook: test message delivered\n", "ok       heartbeat: test message delivered\n")
-	events, pings := to.take()
+	events, pings = to.take()
 	if !cmp.Equal(kindsOf(events), []notify.Kind{notify.Test}) || !cmp.Equal(pings, []string{"/ping/log"}) {
 		t.Errorf("events %v, pings %v", kindsOf(events), pings)
 	}

@@ -87,6 +87,9 @@ func title(e *Event) string {
 	case Failed:
 		return what + " FAILED" + again
 	case Partial:
+		if e.ProblemCount == 0 {
+			return what + " incomplete" + again
+		}
 		return fmt.Sprintf("%s incomplete: %s of %s%s", what, plural(int64(e.ProblemCount), "problem"), plural(int64(e.Schemas+missing(e)), "schema"), again)
 	case Recovered:
 		return what + " works again"

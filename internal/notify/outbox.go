@@ -457,13 +457,16 @@ func (s *stream) open(e *Event) {
 	var names []string
 	switch e.Kind {
 	case Failed:
-		if names = e.Scope; len(names) == 0 {
-			names = []string{wholeRun}
-		}
+		names = e.Scope
 	case Partial:
 		for _, p := range e.Problems {
 			names = append(names, p.Schema)
 		}
+	default:
+		return
+	}
+	if len(names) == 0 {
+		names = []string{wholeRun}
 	}
 	for _, name := range names {
 		if s.Open == nil {
