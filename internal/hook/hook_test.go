@@ -44,7 +44,7 @@ func script(t *testing.T, text string, args ...string) (Hook, *log) {
 	}
 	l := &log{}
 	return Hook{
-		Name: "before-backup", Command: append([]string{"/bin/sh", path + ".txt"}, args...), Timeout: 20 * time.Second,
+		Name: "before-backup", Command: append([]string{"/bin/sh", path + ".txt"}, args...), Timeout: 5 * time.Minute,
 		Log: slog.New(slog.NewTextHandler(l, nil)),
 	}, l
 }
@@ -85,7 +85,7 @@ func TestHookThatFails(t *testing.T) {
 func TestHookThatTakesTooLongIsStoppedWithItsChildren(t *testing.T) {
 	t.Parallel()
 	pids := filepath.Join(t.TempDir(), "pids")
-	h, _ := script(t, `(trap '' TERM; sleep 300) & echo $! >>"$1"; sleep 300 & echo $! >>"$1"; echo begun; echo ready >>"$1"; wait`, pids)
+	h, _ := script(t, `(trap '' TERM; sleep 1000) & echo $! >>"$1"; sleep 1000 & echo $! >>"$1"; echo begun; echo ready >>"$1"; wait`, pids)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	go func() {
 		for text := ""; !strings.Contains(text, "ready"); time.Sleep(5 * time.Millisecond) {
@@ -94,13 +94,10 @@ func TestHookThatTakesTooLongIsStoppedWithItsChildren(t *testing.T) {
 		}
 		cancel(errors.New("it is enough"))
 	}()
-	began := time.Now()
+	h.Timeout = 10 * time.Minute
 	err := h.Run(ctx, nil)
 	if err == nil || !strings.Contains(err.Error(), "stopped: it is enough\n  begun") {
 		t.Errorf("error %v", err)
-	}
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("took %s", took)
 	}
 	text, err := os.ReadFile(pids)
 	if err != nil {
@@ -111,7 +108,7 @@ func TestHookThatTakesTooLongIsStoppedWithItsChildren(t *testing.T) {
 			t.Errorf("process %d lives", pid)
 		}
 	}
-	h, _ = script(t, "exec sleep 300")
+	h, _ = script(t, "exec sleep 1000")
 	h.Timeout = 50 * time.Millisecond
 	if err := h.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "stopped: not done in 50ms") {
 		t.Errorf("error %v", err)
@@ -139,15 +136,26 @@ func TestOutputIsBounded(t *testing.T) {
 	if n := len(l.String()); n > 3*maxLogged || n < maxLogged || strings.Count(l.String(), "left out") != 1 {
 		t.Errorf("%d bytes are logged", n)
 	}
-	// What a hook leaves behind does not keep the run.
-	h, l = script(t, `sleep 60 & echo $!`)
-	began := time.Now()
-	if err := h.Run(t.Context(), nil); err != nil || time.Since(began) > 10*time.Second {
-		t.Errorf("error %v after %s:\n%s", err, time.Since(began), l)
+}
+
+// What a hook leaves behind does not keep the run.
+func TestHookThatLeavesAProcessBehind(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pid")
+	h, _ := script(t, `sleep 1000 & echo $! >"$1"`, file)
+	h.Timeout = 10 * time.Minute
+	if err := h.Run(t.Context(), nil); err != nil {
+		t.Fatal(err)
 	}
-	for _, word := range strings.FieldsFunc(l.String(), func(r rune) bool { return r < '0' || r > '9' }) {
-		if pid, err := strconv.Atoi(word); err == nil && strings.Contains(l.String(), "msg="+word+" ") {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("the process that was left behind: %v", err)
 	}
 }

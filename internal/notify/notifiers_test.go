@@ -331,11 +331,7 @@ func TestReceiversThatDoNotAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := New(Options{Pause: time.Millisecond, Timeout: 400 * time.Millisecond, Attempt: 150 * time.Millisecond})
-			began := time.Now()
 			err := o.Send(t.Context(), Channel{Name: name, Notifier: n}, sample())
-			if took := time.Since(began); took > 3*time.Second {
-				t.Errorf("took %s", took)
-			}
 			requireError(t, err)
 			if strings.Contains(err.Error(), "secret-path") {
 				t.Errorf("the error tells the address: %v", err)

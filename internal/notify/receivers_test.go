@@ -235,7 +235,7 @@ func hanging(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done
 // sendOnce delivers an event by a notifier, with the retries of an outbox.
 func sendOnce(t *testing.T, n Notifier, e *Event) error {
 	t.Helper()
-	return New(Options{Pause: time.Millisecond, Timeout: 3 * time.Second, Attempt: time.Second}).Send(t.Context(), Channel{Name: "test", Notifier: n}, e)
+	return New(Options{Pause: time.Millisecond, Timeout: time.Minute, Attempt: 20 * time.Second}).Send(t.Context(), Channel{Name: "test", Notifier: n}, e)
 }
 
 func requireError(t *testing.T, err error, parts ...string) {
