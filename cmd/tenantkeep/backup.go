@@ -93,7 +93,8 @@ and the others are safe, 130 interrupted.`,
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir",
-		"registry-tables", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
+		"registry-tables", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout", "hook-timeout")...)
+	config.AddFlags(cmd.Flags(), notifyFlags...)
 	return cmd
 }
 
@@ -138,24 +139,40 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if o.Type == manifest.Baseline {
 		opts.baseline(cfg, &o)
 	}
-	result, err := backup.Run(ctx, o)
-	written := ""
-	if err == nil && o.Type == manifest.Baseline && !opts.DryRun {
-		written, err = a.writeBaseline(ctx, repository, cfg, opts.Template, result.Manifest)
-	}
-	if result != nil {
-		if result.Manifest != nil {
-			a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
+	take := func() (*backup.Result, error) {
+		result, written, err := a.takeBackup(ctx, cfg, o, opts.Template)
+		if result != nil {
+			if errShow := a.showBackup(result, target, store.Location(), written, opts); errShow != nil {
+				return result, errors.Join(err, errShow)
+			}
 		}
-		if err := a.showBackup(result, target, store.Location(), written, opts); err != nil {
-			return err
-		}
+		return result, err
 	}
-	var partial *backup.PartialError
-	if errors.As(err, &partial) {
-		return &partialError{err}
+	if opts.DryRun {
+		_, err := take()
+		return err
 	}
+	told := a.announce(ctx, cmd, cfg, store, o, false)
+	hooks := a.newHooks(cmd, cfg, "before-backup", "after-backup")
+	result, err := hooks.aroundBackup(ctx, o, take)
+	told.end(ctx, result, err)
 	return err
+}
+
+// takeBackup takes a backup, and writes the file of a baseline; written is its
+// path, where there is one.
+func (a *app) takeBackup(ctx context.Context, cfg *config.Config, o backup.Options, template string) (result *backup.Result, written string, err error) {
+	result, err = backup.Run(ctx, o)
+	if err == nil && o.Type == manifest.Baseline && !o.DryRun {
+		written, err = a.writeBaseline(ctx, o.Repo, cfg, template, result.Manifest)
+	}
+	if result != nil && result.Manifest != nil {
+		a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
+	}
+	if _, partial := errors.AsType[*backup.PartialError](err); partial {
+		err = &partialError{err}
+	}
+	return result, written, err
 }
 
 // registryTables are the tables with the rows that register tenants.
