@@ -68,6 +68,9 @@ type Config struct {
 	RegistryTables []string // auto, none, or the tables with the rows that register tenants
 	Registry       string   // what a restore does with these rows: keep, overwrite or skip
 
+	Notify Notify
+	Hooks  Hooks
+
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
 	// Warnings are sentences for the user about settings that work but are
@@ -75,6 +78,28 @@ type Config struct {
 	Warnings []string
 
 	values map[string]value
+}
+
+// Notify is who is told how runs ended, and of what. Addresses are as the user
+// wrote them: one that makes no sense must not keep anybody from a restore.
+type Notify struct {
+	Runs    string          // scheduled, all or none
+	On      map[string]bool // of success, failed, partial, recovery and health
+	Timeout time.Duration   // of all messages of a run
+
+	Email                  []string // receivers
+	SMTPServer, SMTPTLS    string   // host:port; auto, starttls, implicit or none
+	SMTPUser, SMTPPassword string
+	SMTPFrom               string // empty: made up
+
+	SlackWebhook, WebhookURL, WebhookSecret, HeartbeatURL string // all of them secrets; empty: not wanted
+}
+
+// Hooks are programs with their arguments that run before and after others; empty:
+// none.
+type Hooks struct {
+	BeforeBackup, AfterBackup, BeforeRestore, AfterRestore []string
+	Timeout                                                time.Duration // of each
 }
 
 // Source says where the value of a setting came from.
