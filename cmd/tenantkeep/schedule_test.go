@@ -19,10 +19,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/notify"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/schedule"
 )
 
 // calendar is a database whose schedule runs at times of the test's choice.
@@ -356,4 +359,43 @@ func TestScheduleTells(t *testing.T) {
 	if diff := cmp.Diff("ok full\npartial full\npartial incremental acme\nok incremental\n", string(text)); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// A tenant that is dropped right after it was decided to save it keeps nobody from
+// being saved.
+func TestScheduleDropped(t *testing.T) {
+	t.Parallel()
+	c := newCalendar(t)
+	c.at("2026-11-20 00:00", 0)
+	c.db.Exec(t, "CREATE SCHEMA cafe; CREATE TABLE cafe.t (a int); CREATE SCHEMA dune; CREATE TABLE dune.t (a int)")
+	c.grant("cafe", "dune")
+
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, now: func() time.Time { return c.now }, lookupEnv: func(string) (string, bool) { return "", false }}
+	cmd, _, err := newRootCommand(a).Find([]string{"schedule"})
+	if err == nil {
+		err = cmd.ParseFlags(c.args)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(config.Sources{Flags: cmd.Flags()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := a.scheduled(cmd, cfg, a.progress(format{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Begin = func(context.Context, *schedule.Plan) error {
+		c.db.Exec(t, "DROP SCHEMA cafe CASCADE")
+		return nil
+	}
+	plan, done, err := s.Run(t.Context(), job.Parts{Now: a.now})
+	if err != nil || done.Kind != job.Succeeded {
+		t.Fatalf("%v, %+v", err, done)
+	}
+	if steps := plan.Steps(); len(steps) != 1 || len(steps[0].Schemas) != 2 {
+		t.Errorf("planned %+v", steps)
+	}
+	c.expect(types(c.newest()), "full: dune full")
 }
