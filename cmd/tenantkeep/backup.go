@@ -8,10 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
-	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/registry"
@@ -108,71 +107,29 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if opts.Tenant != "" && len(cfg.Schemas) != 1 {
 		return usagef("--tenant names one tenant: give exactly one --schema with it")
 	}
-	target, err := server(cfg)
+	o, err := a.backupOptions(cmd, cfg, a.progress(opts.Format))
 	if err != nil {
 		return err
 	}
-	tables, err := registryTables(cfg)
-	if err != nil {
-		return err
-	}
-	if cfg.BackupType == string(manifest.Baseline) { // those of its tenant are nobody else's
-		tables = registry.Choice{}
-	}
-	repository, store, err := a.openRepository(cfg)
-	if err != nil {
-		return err
-	}
-	files, err := mediaSource(cfg)
-	if err != nil {
-		return err
-	}
-	o := backup.Options{
-		Server: target, Repo: repository, Media: files,
-		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
-		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
-		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
-		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Registry: tables,
-		DryRun: opts.DryRun, Version: buildVersion().Version,
-		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
-	}
+	o.Type, o.Tenant, o.Parent = manifest.Type(cfg.BackupType), opts.Tenant, opts.Parent
+	o.NoReuseDDL, o.DryRun = opts.NoReuseDDL, opts.DryRun
+	step := job.Step{Backup: o}
 	if o.Type == manifest.Baseline {
-		opts.baseline(cfg, &o)
-	}
-	take := func() (*backup.Result, error) {
-		result, written, err := a.takeBackup(ctx, cfg, o, opts.Template)
-		if result != nil {
-			if errShow := a.showBackup(result, target, store.Location(), written, opts); errShow != nil {
-				return result, errors.Join(err, errShow)
-			}
+		opts.baseline(cfg, &step.Backup)
+		step.Save = func(ctx context.Context, m *manifest.Manifest) (string, error) {
+			return a.writeBaseline(ctx, o.Repo, cfg, opts.Template, m)
 		}
-		return result, err
 	}
 	if opts.DryRun {
-		_, err := take()
-		return err
+		done, err := job.Run(ctx, []job.Step{step}, job.Parts{Now: a.now})
+		if err != nil {
+			return err
+		}
+		return a.showBackup(done.Backups[0], o, opts.Format)
 	}
-	told := a.announce(ctx, cmd, cfg, store, o, false)
-	hooks := a.newHooks(cmd, cfg, "before-backup", "after-backup")
-	result, err := hooks.aroundBackup(ctx, o, take)
-	told.end(ctx, result, err)
-	return err
-}
-
-// takeBackup takes a backup, and writes the file of a baseline; written is its
-// path, where there is one.
-func (a *app) takeBackup(ctx context.Context, cfg *config.Config, o backup.Options, template string) (result *backup.Result, written string, err error) {
-	result, err = backup.Run(ctx, o)
-	if err == nil && o.Type == manifest.Baseline && !o.DryRun {
-		written, err = a.writeBaseline(ctx, o.Repo, cfg, template, result.Manifest)
-	}
-	if result != nil && result.Manifest != nil {
-		a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
-	}
-	if _, partial := errors.AsType[*backup.PartialError](err); partial {
-		err = &partialError{err}
-	}
-	return result, written, err
+	parts, shown := a.parts(cmd, cfg, o, opts.Format, false)
+	done, err := job.Run(ctx, []job.Step{step}, parts)
+	return errors.Join(ended(done, err), *shown)
 }
 
 // registryTables are the tables with the rows that register tenants.
@@ -201,15 +158,18 @@ func retentionOf(cfg *config.Config) manifest.Retention {
 	}
 }
 
-// showBackup says what was done, or what would be. baseline is the file of a
-// baseline besides the backup; empty: none was written.
-func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline string, opts BackupOptions) error {
-	if r.Manifest == nil {
-		return a.showPlanned(r, target, opts)
+// showBackup says what was done, or what would be.
+func (a *app) showBackup(b job.Backup, o backup.Options, form format) error {
+	r, location := b.Result, o.Repo.Location()
+	switch {
+	case r == nil:
+		return nil
+	case r.Manifest == nil:
+		return a.showPlanned(r, o.Server, form)
 	}
 	s := summarize(r, location)
-	s.Baseline = baseline
-	if opts.Format.is(formatJSON) {
+	s.Baseline = b.Saved
+	if form.is(formatJSON) {
 		return a.ui().JSONLine(s)
 	}
 	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core && s.Type != string(manifest.Baseline) {
@@ -226,8 +186,8 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline
 		a.ui().Printf("Media: %s of %s, of which %s is new, in %s.", ui.Plural(f.Files, "file"), ui.Bytes(f.Bytes), ui.Bytes(f.Stored), ui.Plural(f.Archives, "archive"))
 	}
 	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
-	if baseline != "" {
-		a.ui().Printf("Baseline %s", ui.Safe(baseline))
+	if b.Saved != "" {
+		a.ui().Printf("Baseline %s", ui.Safe(b.Saved))
 	}
 	_, err := fmt.Fprintln(a.stdout, s.ManifestPath)
 	return err
@@ -330,7 +290,7 @@ func savedWhat(s backupSummary) string {
 	}
 }
 
-func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOptions) error {
+func (a *app) showPlanned(r *backup.Result, target *pg.Server, form format) error {
 	type planned struct {
 		Schema string `json:"schema"`
 		Owner  string `json:"owner"`
@@ -352,7 +312,7 @@ func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOption
 		}
 		table.Add(cells...)
 	}
-	if opts.Format.is(formatJSON) {
+	if form.is(formatJSON) {
 		return a.ui().JSON(list)
 	}
 	a.ui().Printf("Would back up %s of %s:", ui.Plural(int64(len(list)), "schema"), target)

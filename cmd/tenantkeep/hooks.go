@@ -80,20 +80,6 @@ func (h *hooks) end(ctx context.Context, err error) {
 	}
 }
 
-// aroundBackup takes a backup between its hooks.
-func (h *hooks) aroundBackup(ctx context.Context, o backup.Options, take func() (*backup.Result, error)) (*backup.Result, error) {
-	h.note("TYPE", string(o.Type))
-	h.note("SCHEMAS", strings.Join(o.Schemas, "\n"))
-	var result *backup.Result
-	err := h.begin(ctx)
-	if err == nil {
-		result, err = take()
-	}
-	h.noteBackup(result, err)
-	h.end(ctx, err)
-	return result, err
-}
-
 // note tells the hooks more.
 func (h *hooks) note(name, value string) {
 	if h != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -8,10 +9,10 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/notify"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
-	"github.com/tenantkeep/tenantkeep/internal/storage"
 )
 
 // announced is a backup of whose end people are told. Nil: of which nobody is.
@@ -24,10 +25,14 @@ type announced struct {
 
 // announce tells that a backup begins, where the setting notify asks for it.
 // Nothing of it can fail the backup.
-func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Config, store storage.Storage, o backup.Options, scheduled bool) *announced {
+func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Config, o backup.Options, scheduled bool) *announced {
 	channels := a.channels(cfg, scheduled)
 	if len(channels) == 0 {
 		return nil
+	}
+	store, err := openStorage(cfg)
+	if err != nil {
+		return nil // it was opened a moment ago
 	}
 	run := a.newRun(cfg, notify.Backup, o.Server)
 	run.Type, run.Scope = string(o.Type), o.Schemas
@@ -36,19 +41,26 @@ func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Conf
 	return n
 }
 
-// end tells how the backup ended. It takes no longer than the setting
-// notify-timeout.
-func (n *announced) end(ctx context.Context, r *backup.Result, err error) {
+// end tells how the run ended: by its first backup, and by what else went wrong. It
+// takes no longer than the setting notify-timeout.
+func (n *announced) end(ctx context.Context, done *job.Outcome) {
 	if n == nil {
 		return
 	}
-	o := notify.Outcome{Ended: n.now(), Failures: failuresOf(r, err)}
-	if r != nil {
-		o.Manifest = r.Manifest
+	first := done.First()
+	o := notify.Outcome{Ended: n.now(), Failures: failuresOf(first.Result, first.Err)}
+	if first.Result != nil {
+		o.Manifest = first.Result.Manifest
 	}
 	var partial *backup.PartialError
-	if err != nil && !errors.As(err, &partial) {
-		o.Err, o.Hint = wholeError(ctx, err), hintOf(err)
+	if first.Err != nil && !errors.As(first.Err, &partial) {
+		o.Err, o.Hint = wholeError(ctx, first.Err), hintOf(first.Err)
+	}
+	for _, b := range done.Backups[min(1, len(done.Backups)):] {
+		if b.Err != nil {
+			o.Others = append(o.Others, notify.Problem{Tenant: string(b.Type) + " of core", Error: wholeError(ctx, b.Err).Error()})
+			o.Hint = cmp.Or(o.Hint, hintOf(b.Err))
+		}
 	}
 	o.Before = before(context.WithoutCancel(ctx), n.repo, n.run.Database, o.Manifest)
 	n.running.End(ctx, n.run.Backup(o))

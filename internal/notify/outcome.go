@@ -18,12 +18,13 @@ type Outcome struct {
 	Before   *manifest.Manifest // of the newest backup before it of the same database; nil: none, or not known
 	Failures []manifest.Failure // of single schemas, where there is no manifest that has them
 	Err      error              // why the run failed as a whole; nil also where some tenants failed
-	Hint     string             // what to do about Err
+	Others   []Problem          // what else the run was to do and could not
+	Hint     string             // what to do about Err, or Others
 }
 
 // Backup returns the event of a backup that has ended.
 func (r *Run) Backup(o Outcome) *Event {
-	problems := problemsOf(o.Manifest, o.Failures)
+	problems := append(problemsOf(o.Manifest, o.Failures), o.Others...)
 	kind := Succeeded
 	switch {
 	case o.Err != nil || o.Manifest == nil:
@@ -116,7 +117,10 @@ func retryCommand(problems []Problem) string {
 			schemas = append(schemas, p.Schema)
 		}
 	}
-	if len(schemas) == 0 || len(schemas) > shownCommands {
+	switch n := len(schemas); {
+	case n == 0:
+		return "tenantkeep schedule"
+	case n > shownCommands:
 		return "tenantkeep backup"
 	}
 	command := "tenantkeep backup"
