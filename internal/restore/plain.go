@@ -256,6 +256,7 @@ func (s *script) makePlan(schema string, summary *plainsql.Summary) {
 			Schema: e.Schema, Tenant: e.Tenant, As: s.unit.newName(s.As), Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size, Target: TargetFree,
 		}},
 		Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size,
+		Makes: slices.Concat([]string{schema}, summary.Makes, summary.Uses),
 	}
 }
 
