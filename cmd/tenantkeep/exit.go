@@ -15,6 +15,8 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitPartial     = 3 // some tenants failed, the rest is safe
+	exitNotRun      = 126 // the command of a startup cannot be run, as shells say it
+	exitNotFound    = 127 // or is not there
 	exitInterrupted = 130
 )
 
@@ -94,12 +96,17 @@ func exitCode(ctx context.Context, err error) int {
 		setting    *config.Error
 		unattended *ui.UnattendedError
 		partial    *partialError
+		command    *commandError
 	)
 	switch {
 	case err == nil:
 		return exitDone
 	case ctx.Err() != nil, errors.Is(err, ui.ErrLeft):
 		return exitInterrupted
+	case errors.As(err, &command) && command.missing:
+		return exitNotFound
+	case errors.As(err, &command):
+		return exitNotRun
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
 		return exitUsage
 	case errors.As(err, &partial):

@@ -53,6 +53,9 @@ type RestoreOptions struct {
 	Format         format
 
 	undoes bool // it is a rollback
+	// fill is of a startup, which fills an empty database: it is called in the place
+	// of a question, before the first object is made, and nothing is replaced.
+	fill func(context.Context, *restore.Plan) error
 }
 
 // AddFlags adds the flags.
@@ -247,7 +250,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		Media: files, LeaveOutLinks: opts.LeaveOutLinks,
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
-		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Replace: opts.fill == nil, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Registry: registry.Mode(cfg.Registry),
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, opts) },
@@ -315,6 +318,9 @@ func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, t
 // confirmRestore shows what is going to be replaced, and asks. A restore into a
 // free place replaces nothing.
 func (a *app) confirmRestore(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
+	if opts.fill != nil {
+		return opts.fill(ctx, p)
+	}
 	var replaced []restore.Planned
 	for _, s := range p.Schemas {
 		if s.Live != nil {

@@ -100,6 +100,7 @@ func commands(a *app) []*cobra.Command {
 		newBackupCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
+		newStartupCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
 		newRepairCommand(a),

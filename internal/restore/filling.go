@@ -82,6 +82,9 @@ type Contents struct {
 // Empty reports whether there are neither tables nor a mark.
 func (c Contents) Empty() bool { return len(c.Tables) == 0 && c.Filling == nil }
 
+// InUse reports whether there are tables, and nothing says that they are not whole.
+func (c Contents) InUse() bool { return len(c.Tables) > 0 && c.Filling == nil }
+
 // ReadContents looks at a database at one moment.
 func ReadContents(ctx context.Context, conn *pgx.Conn) (c Contents, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
