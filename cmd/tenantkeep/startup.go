@@ -260,7 +260,7 @@ func (s *startup) migrate(ctx context.Context) error {
 	if len(words) == 0 {
 		return nil
 	}
-	s.ui().Printf("Running %s: %s", name(s.cfg, "migrate-command"), ui.Safe(words[0])) // its arguments may have a password among them
+	s.ui().Printf("Running %s: %s", name(s.cfg, "migrate-command"), ui.Safe(strings.Join(words, " ")))
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = s.stdout, s.stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends by itself, as the command would

@@ -95,7 +95,7 @@ type WaitError struct {
 
 // Error says for how long, and why the last attempt failed.
 func (e *WaitError) Error() string {
-	return fmt.Sprintf("waited %s for the database: %v", e.Waited.Round(time.Second), e.Err)
+	return fmt.Sprintf("waited %v for the database: %v", e.Waited.Round(100*time.Millisecond), e.Err)
 }
 
 // Unwrap returns the error of the last attempt, which has a hint.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -300,6 +301,9 @@ func (f *Filling) Clear(ctx context.Context, server *pg.Server, tell func(schema
 	if err := pg.LockSchemas(ctx, conn, "startup"); err != nil {
 		return err
 	}
+	if err := endOrphans(ctx, conn); err != nil {
+		return err
+	}
 	made, err := f.made(ctx, conn)
 	if err != nil {
 		return err
@@ -331,6 +335,39 @@ func (f *Filling) Clear(ctx context.Context, server *pg.Server, tell func(schema
 		return f.refusal("the database still has %s", some(there.Tables))
 	}
 	return f.Finish(ctx, conn)
+}
+
+// orphanTimeout is how long to wait for the server to end sessions.
+const orphanTimeout = 30 * time.Second
+
+// endOrphans ends the sessions of restores that died: a server notices that a
+// client is gone only when it has done what that had asked for last, which may be
+// to make one more table. conn holds the lock of the database, so that none of
+// them is of a restore that lives.
+func endOrphans(ctx context.Context, conn *pgx.Conn) error {
+	for deadline := time.Now().Add(orphanTimeout); ; {
+		var left int
+		err := conn.QueryRow(ctx, `
+			SELECT count(*) FILTER (WHERE pg_catalog.pg_terminate_backend(pid) IS NOT NULL) FROM pg_catalog.pg_stat_activity
+			WHERE datname = current_database() AND usename = current_user AND application_name = '`+restoreSession+`' AND pid <> pg_catalog.pg_backend_pid()`).Scan(&left)
+		if err != nil {
+			return fmt.Errorf("end the sessions of a restore that died: %w", err)
+		}
+		if left == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return &FillingError{
+				Err:    fmt.Errorf("%s of a restore that died does not end", english.Plural(left, "session", "")),
+				Advice: "wait until the server has ended it: SELECT * FROM pg_stat_activity WHERE application_name = '" + restoreSession + "'",
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // madeSchema is a schema in a database with a mark.
