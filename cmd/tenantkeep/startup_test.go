@@ -531,6 +531,8 @@ func (w *fillWorld) testRefusesToClear(t *testing.T) {
 			if got := tables(t, db); got != before || stdout != "" {
 				t.Errorf("tables %s, were %s; stdout %q", got, before, stdout)
 			}
+			_, stderr = runIn(t, 1, "backup", "--database-url="+db.URL(), "--repository="+t.TempDir())
+			mention(t, stderr, "a part of a restore that has not ended", "DROP SCHEMA")
 			// The way out that the hint names.
 			db.Exec(t, "DO $$ BEGIN EXECUTE format('DROP SCHEMA %I', (SELECT nspname FROM pg_namespace WHERE nspname ~ '__startup_')); END $$")
 			w.run(t, 0, db, "RESTORE_LATEST_BACKUP=true")

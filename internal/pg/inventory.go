@@ -80,6 +80,10 @@ var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered|startup)_[0-9]
 // a name: it is tenantkeep's if it has a label as well.
 func IsOwn(name string) bool { return ownSchema.MatchString(name) }
 
+// Unfilled reports whether the schema is the mark of a startup: what is in the
+// database is only a part of what is being restored, or was when it died.
+func (s Schema) Unfilled() bool { return s.Own && strings.Contains(s.Name, "__startup_") }
+
 // ListSchemas lists the schemas of users, in the order of their names: not
 // those of the system and of extensions. Those that tenantkeep left are
 // included; see Own. Tables, locks and bytes are counted for those of the given
