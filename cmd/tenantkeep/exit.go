@@ -14,7 +14,7 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitPartial     = 3 // some tenants failed, the rest is safe
+	exitPartial     = 3   // some tenants failed, the rest is safe
 	exitNotRun      = 126 // the command of a startup cannot be run, as shells say it
 	exitNotFound    = 127 // or is not there
 	exitInterrupted = 130

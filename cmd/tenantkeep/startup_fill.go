@@ -30,7 +30,9 @@ type source struct {
 // sources are those that the settings name, in the order of priority.
 func (s *startup) sources() (list []source) {
 	start := s.cfg.Startup
-	backup := func(ctx context.Context, opts RestoreOptions) error { return runRestore(ctx, s.app, s.cmd, s.cfg, opts) }
+	backup := func(ctx context.Context, opts RestoreOptions) error {
+		return runRestore(ctx, s.app, s.cmd, s.cfg, opts)
+	}
 	if start.BackupFile != "" {
 		list = append(list, source{"restore-backup-file", "file " + start.BackupFile, s.restoreFile})
 	}
@@ -80,7 +82,7 @@ func (s *startup) fill(ctx context.Context) (restored bool, err error) {
 		case i+1 < len(sources):
 			next = "no fallback is wanted (restore-fallback)"
 		}
-		s.ui().Warnf("RESTORE FAILED. %s%s\nThe database is empty again; %s.", text, hintOf(err), next)
+		s.ui().Warnf("RESTORE FAILED. %s%s\nThe database is empty; %s.", text, hintOf(err), next)
 		if !s.cfg.Startup.Fallback {
 			break
 		}

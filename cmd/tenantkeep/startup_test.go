@@ -26,7 +26,7 @@ import (
 type fillWorld struct {
 	source *pgtest.Database
 	dir    string // working directory
-	}
+}
 
 func newFillWorld(t *testing.T) *fillWorld {
 	t.Helper()

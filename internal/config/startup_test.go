@@ -33,11 +33,11 @@ func TestStartupSettings(t *testing.T) {
 func TestCommandsAreNotForAShell(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][]string{
-		`rake db:migrate`:                {"rake", "db:migrate"},
+		`rake db:migrate`:                 {"rake", "db:migrate"},
 		`a '' "b c" d\ e "\$x" '*' \*.py`: {"a", "", "b c", "d e", "$x", "*", "*.py"},
-		"sh -c 'a && b | c > $D'":        {"sh", "-c", "a && b | c > $D"},
-		"a # nothing":                    {"a"},
-		"a\n  --b={c,d} x~":              {"a", "--b={c,d}", "x~"},
+		"sh -c 'a && b | c > $D'":         {"sh", "-c", "a && b | c > $D"},
+		"a # nothing":                     {"a"},
+		"a\n  --b={c,d} x~":               {"a", "--b={c,d}", "x~"},
 	} {
 		got, err := parseCommand(text)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
