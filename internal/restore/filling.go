@@ -289,7 +289,8 @@ func (f *Filling) refusal(format string, args ...any) error {
 }
 
 // Clear removes from the database what was made since the mark, and then the
-// mark: the database is as empty as it was before. It refuses where anything says
+// mark: the database is as empty as it was before, but that grants on schema public
+// and default privileges stay. It refuses where anything says
 // that somebody else has used it since. tell is told what goes. A database that
 // another restore or backup works on is a *pg.LockedError.
 func (f *Filling) Clear(ctx context.Context, server *pg.Server, tell func(schemas []string)) error {
