@@ -533,6 +533,8 @@ func (w *fillWorld) testRefusesToClear(t *testing.T) {
 			}
 			_, stderr = runIn(t, 1, "backup", "--database-url="+db.URL(), "--repository="+t.TempDir())
 			mention(t, stderr, "a part of a restore that has not ended", "DROP SCHEMA")
+			stdout, _ = runIn(t, 1, "doctor", "--database-url="+db.URL(), "--repository="+t.TempDir())
+			mention(t, stdout, "is only a part of the newest backup in ./backups")
 			// The way out that the hint names.
 			db.Exec(t, "DO $$ BEGIN EXECUTE format('DROP SCHEMA %I', (SELECT nspname FROM pg_namespace WHERE nspname ~ '__startup_')); END $$")
 			w.run(t, 0, db, "RESTORE_LATEST_BACKUP=true")
