@@ -74,24 +74,6 @@ type Config struct {
 	values map[string]value
 }
 
-// Startup says how a container begins, see the command startup.
-type Startup struct {
-	// What an empty database is restored from, in the order of priority.
-	BackupFile     string // path of a plain SQL script; empty: none
-	BackupManifest string // id of a backup, or path of its manifest; empty: none
-	LatestBackup   bool
-	LoadBaseline   bool
-
-	NoOwner, NoPrivileges bool // as the flags of restore
-	Fallback              bool // the next source is tried where one fails
-	StartEmpty            bool // the application starts although nothing could be restored that was asked for
-
-	MigrateCommand []string // what makes the tables where nothing was restored; empty: nothing does
-
-	Wait     time.Duration // at most, for the database to be up
-	PeerWait time.Duration // at most, for another container that fills the database
-}
-
 // Source says where the value of a setting came from.
 type Source struct {
 	Kind SourceKind

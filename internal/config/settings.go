@@ -202,68 +202,6 @@ func settings() []Setting {
 	}, startupSettings()...)
 }
 
-// startupSettings are those of the command startup, with the variables of the
-// original system's container where it had one.
-func startupSettings() []Setting {
-	return []Setting{
-		{
-			Key: "restore-backup-file", Flag: "backup-file", Env: "RESTORE_BACKUP_FILE", Kind: "FILE",
-			Help:  "plain SQL script to fill an empty database from, before all others",
-			apply: one(asIs, func(c *Config, v string) { c.Startup.BackupFile = v }),
-		},
-		{
-			Key: "restore-backup-manifest", Flag: "manifest", Env: "RESTORE_BACKUP_MANIFEST", Kind: "PATH",
-			Help:  "backup to fill an empty database from, by the path of its manifest or its id",
-			apply: one(asIs, func(c *Config, v string) { c.Startup.BackupManifest = v }),
-		},
-		{
-			Key: "restore-latest-backup", Flag: "latest", Env: "RESTORE_LATEST_BACKUP", Default: "false", Kind: "bool", Switch: true,
-			Help:  "fill an empty database from the newest backup",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.LatestBackup = v }),
-		},
-		{
-			Key: "load-baseline", Flag: "load-baseline", Env: "LOAD_BASELINE", Default: "true", Kind: "bool", Switch: true,
-			Help:  "fill an empty database from the baseline of core, if nothing else does",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.LoadBaseline = v }),
-		},
-		{
-			Key: "restore-no-owner", Flag: "no-owner", Env: "RESTORE_NO_OWNER", Default: "false", Kind: "bool", Switch: true,
-			Help:  "leave objects to the role that restores them",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.NoOwner = v }),
-		},
-		{
-			Key: "restore-no-privileges", Flag: "no-privileges", Env: "RESTORE_NO_PRIVILEGES", Default: "false", Kind: "bool", Switch: true,
-			Help:  "leave grants out",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.NoPrivileges = v }),
-		},
-		{
-			Key: "restore-fallback", Flag: "fallback", Env: "RESTORE_FALLBACK", Default: "true", Kind: "bool", Switch: true,
-			Help:  "try the next source where one fails",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.Fallback = v }),
-		},
-		{
-			Key: "start-empty", Flag: "start-empty", Env: "STARTUP_START_EMPTY", Default: "false", Kind: "bool", Switch: true,
-			Help:  "start the application although nothing could be restored that was asked for",
-			apply: one(parseBool, func(c *Config, v bool) { c.Startup.StartEmpty = v }),
-		},
-		{
-			Key: "migrate-command", Flag: "migrate-command", Env: "MIGRATE_COMMAND", Kind: "COMMAND",
-			Help:  "program and arguments that make the tables, run where nothing was restored; quoted as for a shell, which is not used",
-			apply: one(parseCommand, func(c *Config, v []string) { c.Startup.MigrateCommand = v }),
-		},
-		{
-			Key: "startup-wait", Flag: "wait", Env: "STARTUP_WAIT", Default: "2m", Kind: "DURATION",
-			Help:  "how long to wait for the database to be up",
-			apply: one(parseWait, func(c *Config, v time.Duration) { c.Startup.Wait = v }),
-		},
-		{
-			Key: "startup-peer-wait", Flag: "peer-wait", Env: "STARTUP_PEER_WAIT", Default: "2h", Kind: "DURATION",
-			Help:  "how long to wait for another container that fills the same database",
-			apply: one(parseWait, func(c *Config, v time.Duration) { c.Startup.PeerWait = v }),
-		},
-	}
-}
-
 // show returns the texts of a setting for people.
 func (s Setting) show(texts []string) string {
 	text := strings.Join(texts, ", ")

@@ -9,9 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"mvdan.cc/sh/v3/expand"
-	"mvdan.cc/sh/v3/syntax"
 )
 
 // masked stands where a secret would.
@@ -163,80 +160,6 @@ func parseTimeout(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is not a duration from 1ms to 1h, such as 500ms or 5s", text)
 	}
 	return d, nil
-}
-
-// parseWait reads how long to wait; a bare number is in seconds, and 0 is not at
-// all.
-func parseWait(text string) (time.Duration, error) {
-	if strings.TrimSpace(text) == "0" {
-		return 0, nil
-	}
-	d, err := time.ParseDuration(strings.TrimSpace(text))
-	if seconds, notNumber := strconv.Atoi(strings.TrimSpace(text)); notNumber == nil {
-		d, err = time.Duration(seconds)*time.Second, nil
-	}
-	if err != nil || d < 0 || d > 7*24*time.Hour {
-		return 0, fmt.Errorf("%q is not a duration from 0s to 168h, such as 90s, 5m or 2h", text)
-	}
-	return d, nil
-}
-
-// parseCommand cuts a command into words as a shell does. Nothing else of a shell
-// is done, and what only a shell could do is refused, not passed on as a word.
-func parseCommand(text string) ([]string, error) {
-	const hint = "give the program and its arguments, with quotes where needed; for more write sh -c '…'"
-	var words []string
-	for word, err := range syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).WordsSeq(strings.NewReader(text)) {
-		if err == nil {
-			err = plainWord(word)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w, and no shell is used: %s", err, hint)
-		}
-		var plain strings.Builder
-		for _, part := range word.Parts {
-			if l, ok := part.(*syntax.Lit); ok {
-				plain.WriteString(escaped.ReplaceAllString(l.Value, "$1"))
-				continue
-			}
-			text, err := expand.Literal(&expand.Config{}, &syntax.Word{Parts: []syntax.WordPart{part}})
-			if err != nil {
-				return nil, fmt.Errorf("%w: %s", err, hint)
-			}
-			plain.WriteString(text)
-		}
-		words = append(words, plain.String())
-	}
-	if len(words) == 0 || words[0] == "" {
-		return nil, errors.New("names no program: " + hint)
-	}
-	if name, _, assigns := strings.Cut(words[0], "="); assigns && !strings.Contains(name, "/") {
-		return nil, fmt.Errorf("%q sets a variable, and no shell is used: %s", words[0], hint)
-	}
-	return words, nil
-}
-
-// escaped finds characters outside of quotes after a backslash.
-var escaped = regexp.MustCompile(`(?s)\\(.)`)
-
-// forShell finds what a shell replaces by the names of files.
-var forShell = regexp.MustCompile(`^~|(?:^|[^\\])(?:\\\\)*[*?\[]`)
-
-// plainWord refuses a word in which a shell would replace something.
-func plainWord(word *syntax.Word) (err error) {
-	syntax.Walk(word, func(n syntax.Node) bool {
-		switch n.(type) {
-		case *syntax.ParamExp, *syntax.CmdSubst, *syntax.ArithmExp, *syntax.ProcSubst, *syntax.ExtGlob:
-			err = errors.New("$ and ` mean something to a shell")
-		}
-		return true
-	})
-	for _, part := range word.Parts {
-		if l, ok := part.(*syntax.Lit); ok && forShell.MatchString(l.Value) {
-			err = fmt.Errorf("%s means something to a shell", l.Value)
-		}
-	}
-	return err
 }
 
 func parseCompression(text string) (Compression, error) {

@@ -16,8 +16,8 @@ const (
 	lockClass   = 0x746e6b70 // "tnkp"
 	lockObject  = 1          // one backup, restore or the like at a time
 	lockSchemas = 2          // making tenants, which many do at once, or changing those that there are
-	lockStartup = 3          // one container at a time that looks whether the database is empty, and fills it
 	nameClass   = 0x746e6b6e // "tnkn": with the hash of a name, one new tenant of that name at a time
+	startClass  = 0x746e6b73 // "tnks": with lockObject, one container at a time that fills an empty database
 	maskClass   = 0x746e6b6d // "tnkm": with the hash of a name, one session at a time that uses it for another schema
 )
 
@@ -73,7 +73,7 @@ func LockStartup(ctx context.Context, conn *pgx.Conn, purpose string, limit time
 	}
 	told := 0
 	for deadline := time.Now().Add(limit); ; {
-		err := take(ctx, conn, "pg_try_advisory_lock", lockClass, lockStartup, min(lockWait, max(0, time.Until(deadline))))
+		err := take(ctx, conn, "pg_try_advisory_lock", startClass, lockObject, min(lockWait, max(0, time.Until(deadline))))
 		locked, ok := errors.AsType[*LockedError](err)
 		if !ok || time.Now().After(deadline) {
 			return err
