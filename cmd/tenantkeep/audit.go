@@ -22,7 +22,7 @@ import (
 // onlyReads reports whether a command changes nothing in a database or a
 // repository, the way it is called. What is not known here changes something.
 func onlyReads(cmd *cobra.Command) bool {
-	if slices.Contains([]string{"list", "verify", "export", "doctor", "demo", "version"}, cmd.Name()) {
+	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "demo", "version"}, cmd.Name()) {
 		return true
 	}
 	for _, name := range []string{"dry-run", "list", "list-available"} {

@@ -74,8 +74,10 @@ func (e *partialError) Unwrap() error { return e.err }
 // exit says what went wrong, if anything did, and returns the exit code.
 func (a *app) exit(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
+	var verdict *healthError
 	switch {
 	case err == nil:
+	case errors.As(err, &verdict) && verdict.err == nil: // the report has told
 	case errors.Is(err, ui.ErrLeft):
 		a.ui().Printf("Nothing was changed.")
 	case code == exitInterrupted && errors.Is(err, context.Canceled):
@@ -94,12 +96,15 @@ func exitCode(ctx context.Context, err error) int {
 		setting    *config.Error
 		unattended *ui.UnattendedError
 		partial    *partialError
+		verdict    *healthError
 	)
 	switch {
 	case err == nil:
 		return exitDone
 	case ctx.Err() != nil, errors.Is(err, ui.ErrLeft):
 		return exitInterrupted
+	case errors.As(err, &verdict):
+		return int(verdict.state)
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
 		return exitUsage
 	case errors.As(err, &partial):

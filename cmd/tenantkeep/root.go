@@ -107,6 +107,7 @@ func commands(a *app) []*cobra.Command {
 		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
+		newHealthCommand(a),
 		newDoctorCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),

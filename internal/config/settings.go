@@ -190,6 +190,36 @@ func settings() []Setting {
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
 		},
 		{
+			Key: "max-age", Flag: "max-age", Env: "BACKUP_MAX_AGE", Default: "24h", Kind: "DURATION",
+			Help:  "how old the newest backup of a schema may be: 36h, 7d, or off; more is a warning, twice as much critical",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxAge = v }),
+		},
+		{
+			Key: "tenant-max-age", Flag: "tenant-max-age", Env: "BACKUP_TENANT_MAX_AGE", Kind: "PATTERN=DURATION", List: true,
+			Help:  "how old that of certain schemas or tenants may be, such as demo_*=7d; the first that fits counts; repeat it for more",
+			apply: parseMaxAges,
+		},
+		{
+			Key: "max-drill-age", Flag: "max-drill-age", Env: "BACKUP_MAX_DRILL_AGE", Default: "90d", Kind: "DURATION",
+			Help:  "how long ago it may be that a backup was restored and compared, or off",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxDrillAge = v }),
+		},
+		{
+			Key: "min-disk-days", Flag: "min-disk-days", Env: "BACKUP_MIN_DISK_DAYS", Default: "14", Kind: "DAYS",
+			Help:  "for how many days the disk of the repository must be enough, 0 for any",
+			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.MinDiskDays = v }),
+		},
+		{
+			Key: "health-sample", Flag: "sample", Env: "BACKUP_HEALTH_SAMPLE", Default: "256MB", Kind: "SIZE",
+			Help:  "how much of the files each health check reads and compares with their hashes, in turn: 256MB, 10GB, or 0",
+			apply: one(parseSize, func(c *Config, v int64) { c.HealthSample = v }),
+		},
+		{
+			Key: "metrics-file", Flag: "metrics-file", Env: "BACKUP_METRICS_FILE", Kind: "PATH",
+			Help:  "write metrics of each health check into this file, for the textfile collector of Prometheus' node_exporter: its name ends in .prom",
+			apply: one(parseMetricsFile, func(c *Config, v string) { c.MetricsFile = v }),
+		},
+		{
 			Key: "pg-dump", Flag: "pg-dump", Env: "TENANTKEEP_PG_DUMP", Kind: "PROGRAM",
 			Help:  "pg_dump program to read definitions with",
 			apply: one(asIs, func(c *Config, v string) { c.PgDump = v }),
