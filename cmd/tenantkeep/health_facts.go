@@ -338,18 +338,24 @@ func (x *examiner) locks(ctx context.Context, p place, backups []repo.Backup) {
 		err = unlock()
 	}
 	locked, held := errors.AsType[*repo.LockedError](err)
-	if !held {
-		return // who may not lock cannot tell, and nothing waits for him
-	}
-	for _, h := range locked.Holders {
-		x.lock(health.Lock{What: "the lock of the repository", Who: h.String(), Since: h.Since, Remedy: locked.Hint()})
-	}
-	for _, name := range locked.Doubtful {
-		x.lock(health.Lock{What: "the lock of the repository", Who: name, Dead: true, Remedy: locked.Hint()})
+	if held {
+		for _, h := range locked.Holders {
+			x.lock(health.Lock{What: "the lock of the repository", Who: h.String(), Since: h.Since, Remedy: locked.Hint()})
+		}
+		for _, name := range locked.Doubtful {
+			x.lock(health.Lock{What: "the lock of the repository", Who: name, Dead: true, Remedy: locked.Hint()})
+		}
+	} else if err != nil {
+		return // who may not lock cannot tell, and keeps nobody waiting
 	}
 	for _, id := range marks {
-		if t, err := time.Parse("20060102_150405", id[:min(len(id), 15)]); err == nil {
+		t, ok := repo.IDTime(id)
+		switch {
+		case !ok:
+		case held:
 			x.facts.Running = append(x.facts.Running, t)
+		default:
+			x.killed(t)
 		}
 	}
 }

@@ -48,9 +48,7 @@ func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 		return nil
 	}
 	for _, r := range t.open {
-		if len(x.facts.Running)+len(x.facts.Locks) == 0 && r.Time.After(f.Killed) {
-			f.Killed = r.Time
-		}
+		x.killed(r.Time)
 	}
 	// A backup that exists was a success, whoever keeps the trail.
 	if len(backups) > 0 && backups[0].Manifest != nil && backups[0].Manifest.Finished.After(f.Success) {
@@ -58,6 +56,13 @@ func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 	}
 	x.facts.Trail = f
 	return t
+}
+
+// killed notes a run that did not end, unless something is at work.
+func (x *examiner) killed(began time.Time) {
+	if len(x.facts.Running)+len(x.facts.Locks) == 0 && began.After(x.facts.Killed) {
+		x.facts.Killed = began
+	}
 }
 
 // backup takes in a record of a command that makes backups.

@@ -35,14 +35,23 @@ func (j *judge) run() {
 		good = fmt.Sprintf("backup %s saved all that it was to", newest.ID)
 		j.partial(v, newest)
 	}
+	const remedy = "tenantkeep backup; its error says what to do"
+	ended := time.Time{}
+	if newest != nil {
+		ended = newest.Time
+	}
 	if t := j.Trail; t != nil {
-		const remedy = "tenantkeep backup; its error says what to do"
 		if t.Failed.After(t.Success) {
 			v.find(Warning, fmt.Sprintf("the last run failed %s ago: %s", span(j.Now.Sub(t.Failed)), firstLine(t.Error)), remedy)
 		}
-		if t.Killed.After(t.Success) && t.Killed.After(t.Failed) {
-			v.find(Warning, fmt.Sprintf("the run that began at %s was killed", moment(t.Killed)), remedy)
+		for _, end := range []time.Time{t.Success, t.Failed} {
+			if end.After(ended) {
+				ended = end
+			}
 		}
+	}
+	if j.Killed.After(ended) {
+		v.find(Warning, fmt.Sprintf("the run that began at %s was killed", moment(j.Killed)), remedy)
 	}
 	j.close(v, good)
 }

@@ -16,7 +16,10 @@ type Facts struct {
 	// reached, as well as that can be told.
 	Backups []Backup
 	// Running are when the backup runs began that are at work now.
-	Running   []time.Time
+	Running []time.Time
+	// Killed is when the newest run began that did not end and is not at work; zero:
+	// there is none.
+	Killed    time.Time
 	Disk      *Disk // nil: the storage does not tell
 	Integrity Integrity
 	Retention Retention
@@ -121,8 +124,6 @@ type Trail struct {
 	Failed  time.Time // the newest run that failed ended
 	Error   string    // of that
 	Success time.Time // the newest run that succeeded, or did in part, ended
-	// Killed is when a run began that has no end and is not at work.
-	Killed time.Time
 }
 
 // Schedule is what the schedule is going to do.

@@ -103,7 +103,7 @@ func (j *judge) integrity() {
 	}
 	good := fmt.Sprintf("%s, %s: all are there; %s read and compared", english.Plural(f.Files, "file", ""), size(f.Bytes), size(f.Read))
 	switch {
-	case f.Full || f.Bytes == f.Read:
+	case f.Full || f.Read >= f.Bytes:
 	case !f.Round.IsZero():
 		good += fmt.Sprintf(", %.0f%% of this round, the last ended %s ago", 100*f.Done, span(j.Now.Sub(f.Round)))
 	default:
