@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/health"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -144,15 +145,9 @@ func (x *examiner) readDatabase(ctx context.Context, target *pg.Server) error {
 	}
 	x.facts.Database.Name = info.Name
 	x.same = isOf(info)
-	schemas, err := pg.ListSchemas(ctx, conn)
+	names, err := backup.ListSchemas(ctx, conn)
 	if err != nil {
 		return err
-	}
-	names := []string{manifest.CoreSchema}
-	for _, s := range schemas {
-		if !s.Own && !s.OnlyExtensions && s.Name != manifest.CoreSchema {
-			names = append(names, s.Name)
-		}
 	}
 	for _, name := range names {
 		if len(x.cfg.Schemas) > 0 && !slices.Contains(x.cfg.Schemas, name) || slices.Contains(x.cfg.ExcludeSchemas, name) {
@@ -197,7 +192,7 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 	mine := x.mine(found.backups)
 	files := &fileCheck{sizes: found.sizes}
 	for _, b := range found.backups {
-		x.backup(b, files, mine[b.Key])
+		x.addBackup(b, files, mine[b.Key])
 	}
 	x.locks(ctx, places[0], found.backups)
 	trail := x.trail(found.backups)
@@ -232,9 +227,9 @@ func (x *examiner) mine(backups []repo.Backup) map[string]bool {
 	return mine
 }
 
-// backup notes one backup, and what its files lack; mine is that it is of the
+// addBackup notes one backup, and what its files lack; mine is that it is of the
 // database that is looked at.
-func (x *examiner) backup(b repo.Backup, files *fileCheck, mine bool) {
+func (x *examiner) addBackup(b repo.Backup, files *fileCheck, mine bool) {
 	h := health.Backup{ID: b.ID, Time: b.Time(), Manifest: b.Manifest}
 	if m := b.Manifest; m != nil {
 		for n := range m.Schemas {

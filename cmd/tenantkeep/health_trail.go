@@ -81,8 +81,10 @@ func (t *trailFacts) backup(f *health.Trail, r audit.Record) {
 		switch r.Result {
 		case audit.OK, audit.Partial:
 			later(&f.Success)
-			if r.Backup != "" {
-				t.made[r.Backup] = true
+			for _, id := range append(r.Backups, r.Backup) {
+				if id != "" {
+					t.made[id] = true
+				}
 			}
 		case audit.Failed, audit.Interrupted:
 			later(&f.Failed)

@@ -98,6 +98,7 @@ variables, password files and service files that psql uses.`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
+		newScheduleCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
 		newRollbackCommand(a),
@@ -190,10 +191,10 @@ func (a *app) settings(cmd *cobra.Command) (*config.Config, error) {
 	for _, w := range cfg.Warnings {
 		a.ui().Warnf("%s", w)
 	}
-	if err := a.beginAudit(cmd, cfg); err != nil {
-		return nil, err
+	if onlyReads(cmd) {
+		return cfg, nil
 	}
-	return cfg, nil
+	return cfg, a.beginAudit(cmd, cfg)
 }
 
 // unknownCommand refuses what is not the name of a command.

@@ -51,9 +51,14 @@ type Config struct {
 
 	WALSummaries string // checkpoint, wait or off
 	MaxChain     int    // how many files of earlier backups a schema may need, at least one
-	ScheduleType string // of scheduled runs: full, incremental or baseline; empty: whatever is due
 	PgDump       string // program, a name on PATH or a path; empty: the newest that is found
 	LockTimeout  time.Duration
+
+	// ScheduleFull, ScheduleIncremental and ScheduleBaseline are cron expressions or off.
+	ScheduleFull, ScheduleIncremental, ScheduleBaseline string
+	ScheduleTenants                                     []string // rules for tenants of their own; see package schedule
+	ScheduleType                                        string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	ScheduleCleanup                                     bool     // retention follows scheduled backups
 
 	IncludeMedia bool              // the tenants' files are saved, or put back, with their schemas
 	MediaRoot    string            // directory with the folders of tenants; empty: not known
@@ -82,7 +87,7 @@ type Config struct {
 // TenantMaxAge is the age up to which backups of certain schemas or tenants are
 // fresh.
 type TenantMaxAge struct {
-	Pattern string        // of names, as path.Match takes it
+	Pattern string        // of names, with * and ?
 	MaxAge  time.Duration // 0: any
 }
 

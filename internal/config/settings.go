@@ -185,8 +185,28 @@ func settings() []Setting {
 			apply: one(oneOf("keep", "overwrite", "skip"), func(c *Config, v string) { c.Registry = v }),
 		},
 		{
-			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
-			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
+			Key: "schedule-full", Flag: "schedule-full", Env: "BACKUP_SCHEDULE_FULL", Default: "0 0 * * 0", Kind: "CRON",
+			Help:  "when full backups are due: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleFull = v }),
+		},
+		{
+			Key: "schedule-incremental", Flag: "schedule-incremental", Env: "BACKUP_SCHEDULE_INCREMENTAL", Default: "0 0 * * *", Kind: "CRON",
+			Help:  "when incremental backups are due: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleIncremental = v }),
+		},
+		{
+			Key: "schedule-baseline", Flag: "schedule-baseline", Env: "BACKUP_SCHEDULE_BASELINE", Default: "0 0 1 * *", Kind: "CRON",
+			Help:  "when the baseline of core is renewed: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleBaseline = v }),
+		},
+		{
+			Key: "schedule-tenant", Flag: "schedule-tenant", Env: "BACKUP_SCHEDULE_TENANT", Kind: "RULE", List: true,
+			Help:  "another time for some schemas: 'PATTERN full CRON', 'PATTERN incremental CRON' or 'PATTERN off'; repeat it for more, the first that matches counts",
+			apply: many(func(c *Config, v []string) { c.ScheduleTenants = v }),
+		},
+		{
+			Key: "schedule-type", Flag: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE", Default: "auto", Kind: "TYPE",
+			Help:  "type of all scheduled backups: full, incremental, baseline, or auto for whichever is due",
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
 		},
 		{
@@ -218,6 +238,11 @@ func settings() []Setting {
 			Key: "metrics-file", Flag: "metrics-file", Env: "BACKUP_METRICS_FILE", Kind: "PATH",
 			Help:  "write metrics of each health check into this file, for the textfile collector of Prometheus' node_exporter: its name ends in .prom",
 			apply: one(parseMetricsFile, func(c *Config, v string) { c.MetricsFile = v }),
+		},
+		{
+			Key: "schedule-cleanup", Flag: "schedule-cleanup", Env: "BACKUP_SCHEDULE_CLEANUP", Default: "true", Kind: "bool", Switch: true,
+			Help:  "after scheduled backups that succeeded, remove what the retention policy does not keep",
+			apply: one(parseBool, func(c *Config, v bool) { c.ScheduleCleanup = v }),
 		},
 		{
 			Key: "pg-dump", Flag: "pg-dump", Env: "TENANTKEEP_PG_DUMP", Kind: "PROGRAM",

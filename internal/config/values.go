@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -204,9 +203,6 @@ func parseMaxAges(c *Config, texts []string) error {
 		i := strings.LastIndexByte(text, '=') // a name may have one itself
 		if i < 1 {
 			return fmt.Errorf("%q is not the name of a schema or a pattern, =, and a length of time, such as demo_*=7d", text)
-		}
-		if _, err := path.Match(text[:i], ""); err != nil {
-			return fmt.Errorf("%q is not a pattern of names: [ begins a set of characters and ] ends it, and \\ takes the next one as it is", text[:i])
 		}
 		age, err := ParseLimit(text[i+1:])
 		if err != nil {

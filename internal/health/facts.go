@@ -190,6 +190,6 @@ type Targets struct {
 
 // TenantAge is the target of schemas or tenants whose names fit a pattern.
 type TenantAge struct {
-	Pattern string // as path.Match takes it
+	Pattern string // as package wildcard takes it
 	MaxAge  time.Duration
 }

@@ -2,7 +2,6 @@ package health
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/wildcard"
 )
 
 // clockSlack is how far ahead the clock may be that a backup's time is from.
@@ -226,7 +226,7 @@ func entryTime(b *Backup, e *manifest.Schema) time.Time {
 func (t Targets) of(schema, tenant string) time.Duration {
 	for _, a := range t.MaxAges {
 		for _, name := range []string{schema, tenant} {
-			if fits, err := path.Match(a.Pattern, name); a.Pattern == name || err == nil && fits {
+			if wildcard.Match(a.Pattern, name) {
 				return a.MaxAge
 			}
 		}
