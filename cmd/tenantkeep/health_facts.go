@@ -43,10 +43,12 @@ type examiner struct {
 	*app
 	cfg  *config.Config
 	full bool // all files are read, not only a sample
+	// serving is that this process runs the schedule.
+	serving bool
 
 	mu    sync.Mutex
 	facts health.Facts
-	same  func(*manifest.Manifest) bool // of the database that is looked at; nil: it could not be reached
+	info  *pg.Info // of the database that is looked at; nil: it could not be reached
 }
 
 // targets are what the settings call good enough.
@@ -128,7 +130,7 @@ func (x *examiner) database(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		d.Err, d.Hint = err.Error(), hintOf(err)
-		d.Schemas, d.Excluded, x.same = nil, nil, nil
+		d.Schemas, d.Excluded, x.info = nil, nil, nil
 	}
 	return nil
 }
@@ -139,12 +141,10 @@ func (x *examiner) readDatabase(ctx context.Context, target *pg.Server) error {
 		return err
 	}
 	defer pg.Close(conn)
-	info, err := pg.ReadInfo(ctx, conn)
-	if err != nil {
+	if x.info, err = pg.ReadInfo(ctx, conn); err != nil {
 		return err
 	}
-	x.facts.Database.Name = info.Name
-	x.same = isOf(info)
+	x.facts.Database.Name = x.info.Name
 	names, err := backup.ListSchemas(ctx, conn)
 	if err != nil {
 		return err
@@ -196,6 +196,9 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 	}
 	x.locks(ctx, places[0], found.backups)
 	trail := x.trail(found.backups)
+	if err := x.schedule(found.backups, trail); err != nil {
+		return err
+	}
 	if err := x.retention(ctx, places[0], found, policy, trail); err != nil {
 		return err
 	}
@@ -209,8 +212,10 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 // could not be reached that is told by its name and, where no backup has that, it
 // is that of the newest one. The original system notes no database.
 func (x *examiner) mine(backups []repo.Backup) map[string]bool {
-	same := x.same
-	if same == nil {
+	var same func(*manifest.Manifest) bool
+	if x.info != nil {
+		same = isOf(x.info)
+	} else {
 		name := x.facts.Database.Name
 		named := func(m *manifest.Manifest) bool { return m.Database != nil && m.Database.Name == name }
 		if !slices.ContainsFunc(backups, func(b repo.Backup) bool { return b.Manifest != nil && named(b.Manifest) }) {

@@ -16,6 +16,8 @@ type trailFacts struct {
 	made map[string]bool // backups that runs said to have made
 	gone map[string]bool // what was removed, or was about to be
 	open map[string]audit.Record
+	// scheduled is that the newest run was one of the schedule's.
+	scheduled bool
 }
 
 // makesBackups are the commands whose end names a backup that they made.
@@ -75,6 +77,7 @@ func (t *trailFacts) backup(f *health.Trail, r audit.Record) {
 	switch r.Event {
 	case audit.Started:
 		t.open[r.Run] = r
+		t.scheduled = r.Command != "backup"
 		later(&f.Last)
 	case audit.Ended:
 		delete(t.open, r.Run)

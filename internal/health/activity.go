@@ -92,14 +92,11 @@ const scheduleSlack = time.Hour
 func (j *judge) schedule() {
 	v := &verdict{name: CheckSchedule}
 	last := j.lastAttempt()
-	every := j.Schedule.Every
-	if every == 0 {
-		every = j.targets.MaxAge
-	}
+	every := j.targets.MaxAge
 	const remedy = "see whether cron, the timer or tenantkeep serve runs; its log is in --log-dir"
 	switch {
 	case len(j.Running) > 0:
-	case !j.Schedule.Due.IsZero() && j.Now.Sub(j.Schedule.Due) > scheduleSlack:
+	case !j.Schedule.Due.IsZero() && j.Now.Sub(j.Schedule.Due) > scheduleSlack && last.Before(j.Schedule.Due):
 		v.find(Critical, fmt.Sprintf("a backup has been due since %s, and nothing made it", moment(j.Schedule.Due)), remedy)
 	case j.Schedule.Known:
 	case last.IsZero():

@@ -132,9 +132,6 @@ type Schedule struct {
 	Next  time.Time // zero: nothing is planned
 	// Due is since when a run is due that was not made, as far as is known.
 	Due time.Time
-	// Every is the longest time between two runs that is as it should be; 0: not
-	// known.
-	Every time.Duration
 }
 
 // Proof is the newest proof that a backup restores: a drill, or a restore whose

@@ -144,9 +144,15 @@ func TestChecks(t *testing.T) {
 		"failed once": {func(f *Facts, _ *Targets) {
 			f.Trail = &Trail{Success: now.Add(-time.Hour), Failed: now.Add(-2 * time.Hour)}
 		}, ""},
-		"killed run":   {func(f *Facts, _ *Targets) { f.Killed = now.Add(-time.Minute) }, "run warning: the run that began at 2026-11-23 11:59 UTC was killed"},
-		"killed once":  {func(f *Facts, _ *Targets) { f.Killed = now.Add(-2 * time.Hour) }, ""},
-		"overdue":      {func(f *Facts, _ *Targets) { f.Schedule = Schedule{Known: true, Due: now.Add(-2 * time.Hour)} }, "schedule critical: a backup has been due since 2026-11-23 10:00 UTC, and nothing made it"},
+		"killed run":  {func(f *Facts, _ *Targets) { f.Killed = now.Add(-time.Minute) }, "run warning: the run that began at 2026-11-23 11:59 UTC was killed"},
+		"killed once": {func(f *Facts, _ *Targets) { f.Killed = now.Add(-2 * time.Hour) }, ""},
+		"overdue": {func(f *Facts, _ *Targets) {
+			f.Now = f.Now.Add(3 * time.Hour)
+			f.Schedule = Schedule{Known: true, Due: now.Add(time.Hour)}
+		}, "schedule critical: a backup has been due since 2026-11-23 13:00 UTC, and nothing made it"},
+		"tried, but failed": {func(f *Facts, _ *Targets) {
+			f.Schedule = Schedule{Known: true, Due: now.Add(-2 * time.Hour)}
+		}, ""},
 		"due now":      {func(f *Facts, _ *Targets) { f.Schedule = Schedule{Known: true, Due: now.Add(-time.Minute)} }, ""},
 		"next too big": {func(f *Facts, _ *Targets) { f.Disk.Free = 999 }, "disk critical: 999 B free, and the largest of the last backups has 1.0 kB: the next may not fit"},
 		"disk for ten": {func(f *Facts, _ *Targets) { g := 1e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, "disk warning: 1.0 TB free, which is enough for 10.0 days: the backups grow by 100 GB a day"},

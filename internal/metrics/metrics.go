@@ -49,7 +49,7 @@ var (
 	free      = define("repository_free_bytes", "Bytes that can still be written to the repository.")
 	room      = define("repository_size_bytes", "Bytes of the file system that the repository is on.")
 	growth    = define("repository_growth_bytes_per_day", "By how much the backups grow in a day, retention reckoned in.")
-	daysLeft  = define("repository_days_left", "For how many days the space of the repository is enough.")
+	fullIn    = define("repository_full_in_seconds", "For how long the space of the repository is enough.")
 	nextRun   = define("next_run_timestamp_seconds", "When the schedule makes the next backup.")
 )
 
@@ -57,7 +57,7 @@ var (
 func all() []*metric {
 	return []*metric{
 		build, state, checked, check, findings, success, failure, age, maxAge, schema, rows, text, stored,
-		runTime, runLength, runStored, runRows, runCount, partial, used, free, room, growth, daysLeft, nextRun,
+		runTime, runLength, runStored, runRows, runCount, partial, used, free, room, growth, fullIn, nextRun,
 	}
 }
 
@@ -125,7 +125,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		s.send(free, float64(d.Free))
 		s.send(room, float64(d.Total))
 		s.maybe(growth, d.Growth)
-		s.maybe(daysLeft, d.DaysLeft)
+		if d.DaysLeft != nil {
+			s.send(fullIn, *d.DaysLeft*(24*time.Hour).Seconds())
+		}
 	}
 	if !r.NextRun.IsZero() {
 		s.send(nextRun, seconds(r.NextRun))

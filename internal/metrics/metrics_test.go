@@ -47,12 +47,12 @@ tenantkeep_schema_last_success_timestamp_seconds{schema="public",tenant="core"} 
 # HELP tenantkeep_backup_duration_seconds How long the newest backup of a type took.
 # TYPE tenantkeep_backup_duration_seconds gauge
 tenantkeep_backup_duration_seconds{type="full"} 12.5
-# HELP tenantkeep_repository_days_left For how many days the space of the repository is enough.
-# TYPE tenantkeep_repository_days_left gauge
-tenantkeep_repository_days_left 10.5
+# HELP tenantkeep_repository_full_in_seconds For how long the space of the repository is enough.
+# TYPE tenantkeep_repository_full_in_seconds gauge
+tenantkeep_repository_full_in_seconds 907200
 `
 	err := testutil.CollectAndCompare(c, strings.NewReader(want), "tenantkeep_check_state", "tenantkeep_schema_last_success_timestamp_seconds",
-		"tenantkeep_backup_duration_seconds", "tenantkeep_repository_days_left")
+		"tenantkeep_backup_duration_seconds", "tenantkeep_repository_full_in_seconds")
 	if err != nil {
 		t.Error(err)
 	}
