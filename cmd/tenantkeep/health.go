@@ -154,9 +154,9 @@ const shownFindings = 10
 func checkTable(r *health.Report) *ui.Table {
 	table := ui.NewTable(ui.Column{Title: "state", Tone: toneOfState}, ui.Column{Title: "check"}, ui.Column{Title: "what", Text: true})
 	for _, c := range r.Checks {
-		table.Add(c.State.String(), c.Name, c.Message)
+		table.Add(c.State.String(), c.Name, c.Text())
 		for _, f := range c.Findings[min(1, len(c.Findings)):min(shownFindings, len(c.Findings))] {
-			table.Add("", "", findingText(f))
+			table.Add("", "", f.Text())
 		}
 		if n := c.Count - shownFindings; n > 0 {
 			table.Add("", "", fmt.Sprintf("%d more: --format json lists them", n))
@@ -166,13 +166,6 @@ func checkTable(r *health.Report) *ui.Table {
 		}
 	}
 	return table
-}
-
-func findingText(f health.Finding) string {
-	if f.Schema == "" {
-		return f.Message
-	}
-	return ui.Safe(f.Schema) + " " + f.Message
 }
 
 // tenantTable has a row for each schema.
@@ -207,11 +200,11 @@ func toneOfState(cell string) ui.Tone {
 func nagios(r *health.Report) string {
 	var texts []string
 	for _, c := range r.Bad() {
-		texts = append(texts, c.Name+": "+c.Message)
+		texts = append(texts, c.Name+": "+c.Text())
 	}
 	if len(texts) == 0 {
 		c, _ := r.Check(health.CheckFreshness)
-		texts = append(texts, c.Message)
+		texts = append(texts, c.Text())
 	}
 	return nagiosLine(r.State, strings.Join(texts, "; ")) + " |" + performance(r)
 }

@@ -42,7 +42,7 @@ func (j *judge) run() {
 	}
 	if t := j.Trail; t != nil {
 		if t.Failed.After(t.Success) {
-			v.find(Warning, fmt.Sprintf("the last run failed %s ago: %s", span(j.Now.Sub(t.Failed)), firstLine(t.Error)), remedy)
+			v.find(Warning, fmt.Sprintf("the last run failed %s ago", span(j.Now.Sub(t.Failed))), remedy).Cause = firstLine(t.Error)
 		}
 		for _, end := range []time.Time{t.Success, t.Failed} {
 			if end.After(ended) {
@@ -59,7 +59,7 @@ func (j *judge) run() {
 // partial tells what the newest backup lacks.
 func (j *judge) partial(v *verdict, b *Backup) {
 	for _, f := range b.Manifest.Failures {
-		v.tenant(Warning, f.Schema, f.Tenant, fmt.Sprintf("could not be saved by backup %s: %s", b.ID, firstLine(f.Error)), "tenantkeep backup --schema, once the cause is mended")
+		v.tenant(Warning, f.Schema, f.Tenant, fmt.Sprintf("could not be saved by backup %s", b.ID), "tenantkeep backup --schema "+called(f.Schema)+", once the cause is mended").Cause = firstLine(f.Error)
 	}
 	for n := range b.Manifest.Schemas {
 		if s := &b.Manifest.Schemas[n]; s.Media != nil && s.Media.Failed > 0 {
@@ -138,7 +138,7 @@ func (j *judge) drill() {
 	p := j.Proof
 	const remedy = "restore a tenant beside the live one and compare: tenantkeep restore --latest --schema NAME --as NAME_drill"
 	if p.Failed {
-		v.find(Warning, "the last restore failed: "+firstLine(p.Error), remedy)
+		v.find(Warning, "the last restore failed", remedy).Cause = firstLine(p.Error)
 	}
 	since, good := p.Time, ""
 	switch {
@@ -218,7 +218,7 @@ func (j *judge) leftovers() {
 func (j *judge) notifications() {
 	v := &verdict{name: CheckNotifications}
 	for _, f := range j.NotifierFailures {
-		v.find(Warning, fmt.Sprintf("%s has not delivered %s since %s: %s", f.Notifier, english.Plural(f.Count, "message", ""), moment(f.Since), firstLine(f.Error)), "tenantkeep notify --test")
+		v.find(Warning, fmt.Sprintf("%s has not delivered %s since %s", f.Notifier, english.Plural(f.Count, "message", ""), moment(f.Since)), "tenantkeep notify --test").Cause = firstLine(f.Error)
 	}
 	j.unknown(v)
 	j.close(v, "no message waits to be delivered")

@@ -139,7 +139,7 @@ func (j *judge) freshness() {
 			oldest = max(oldest, time.Duration(*t.Age)*time.Second)
 		}
 		if t.State != OK {
-			v.tenant(t.State, t.Schema, t.Tenant, t.Message, "tenantkeep backup; if it fails, its error says what to do")
+			v.tenant(t.State, t.Schema, t.Tenant, t.Message, "tenantkeep backup; if it fails, its error says what to do").Cause = t.Cause
 		}
 		j.report.Tenants = append(j.report.Tenants, t)
 	}
@@ -181,7 +181,7 @@ func (j *judge) tenant(name string) Tenant {
 	if l.entry == nil {
 		t.State, t.Message = Critical, "has never been backed up"
 		if l.reason != "" {
-			t.Message += ": the last attempt failed: " + firstLine(l.reason)
+			t.Message, t.Cause = t.Message+"; the last attempt failed", firstLine(l.reason)
 		}
 		return t
 	}
@@ -209,7 +209,7 @@ func (j *judge) tenant(name string) Tenant {
 	}
 	t.Message = fmt.Sprintf("was last backed up %s ago, more than %s", span(age), span(target))
 	if l.failure.After(t.Success) {
-		t.Message += "; the last attempt failed: " + firstLine(l.reason)
+		t.Message, t.Cause = t.Message+"; the last attempt failed", firstLine(l.reason)
 	}
 	return t
 }

@@ -78,6 +78,9 @@ type Check struct {
 	Name    string `json:"name"`
 	State   State  `json:"state"`
 	Message string `json:"message"`
+	// Cause is the error behind it, in the words of the database or of the system; it
+	// may name tables and what is in them. Empty: there is none.
+	Cause string `json:"cause,omitempty"`
 	// Remedy is what to do first; empty where nothing is to be done.
 	Remedy   string    `json:"remedy,omitempty"`
 	Findings []Finding `json:"findings"`
@@ -91,6 +94,7 @@ type Finding struct {
 	Schema  string `json:"schema,omitempty"`
 	Tenant  string `json:"tenant,omitempty"`
 	Message string `json:"message"`
+	Cause   string `json:"cause,omitempty"` // as that of a check
 	Remedy  string `json:"remedy,omitempty"`
 }
 
@@ -101,6 +105,7 @@ type Tenant struct {
 	State  State  `json:"state"`
 	// Message says what is wrong; empty: nothing.
 	Message string `json:"message,omitempty"`
+	Cause   string `json:"cause,omitempty"` // as that of a check
 	// Backup is the newest one that has the schema whole, taken at Success; empty:
 	// there is none.
 	Backup  string    `json:"backup,omitempty"`
@@ -184,16 +189,18 @@ type verdict struct {
 	list []Finding
 }
 
-func (v *verdict) find(state State, message, remedy string) {
-	v.list = append(v.list, Finding{State: state, Message: message, Remedy: remedy})
+// find adds a finding, whose cause may be filled in.
+func (v *verdict) find(state State, message, remedy string) *Finding {
+	return v.tenant(state, "", "", message, remedy)
 }
 
-func (v *verdict) tenant(state State, schema, tenant, message, remedy string) {
+func (v *verdict) tenant(state State, schema, tenant, message, remedy string) *Finding {
 	v.list = append(v.list, Finding{State: state, Schema: schema, Tenant: tenant, Message: message, Remedy: remedy})
+	return &v.list[len(v.list)-1]
 }
 
 // close adds the check to the report. Its message is good where nothing is wrong,
-// else the worst finding, and how many others there are.
+// else the worst finding.
 func (j *judge) close(v *verdict, good string) {
 	slices.SortStableFunc(v.list, func(a, b Finding) int { return int(b.State) - int(a.State) })
 	c := Check{Name: v.name, Message: good, Findings: v.list, Count: len(v.list)}
@@ -202,21 +209,56 @@ func (j *judge) close(v *verdict, good string) {
 	}
 	if len(v.list) > 0 {
 		worst := v.list[0]
-		c.State, c.Remedy, c.Message = worst.State, worst.Remedy, worst.text()
-		if n := len(v.list) - 1; n > 0 {
-			c.Message += fmt.Sprintf("; and %d more", n)
-		}
+		c.State, c.Remedy, c.Message, c.Cause = worst.State, worst.Remedy, worst.named(), worst.Cause
 	}
 	c.Findings = c.Findings[:min(len(c.Findings), maxFindings)]
 	j.report.Checks = append(j.report.Checks, c)
 }
 
-// text is the finding with the name of its schema.
-func (f Finding) text() string {
+// Text is what the check says for people: its worst finding, and how many others
+// there are.
+func (c Check) Text() string {
+	text := withCause(c.Message, c.Cause)
+	if n := c.Count - 1; n > 0 {
+		text += fmt.Sprintf("; and %d more", n)
+	}
+	return text
+}
+
+// Text is the finding for people.
+func (f Finding) Text() string { return withCause(f.named(), f.Cause) }
+
+// named is the finding with the name of its schema.
+func (f Finding) named() string {
 	if f.Schema == "" {
 		return f.Message
 	}
 	return called(f.Schema) + " " + f.Message
+}
+
+func withCause(message, cause string) string {
+	if cause == "" {
+		return message
+	}
+	return message + ": " + cause
+}
+
+// Public is the report without causes, for whoever may know how the backups are
+// and not what is in the database.
+func (r *Report) Public() *Report {
+	p := *r
+	p.Checks, p.Tenants = slices.Clone(r.Checks), slices.Clone(r.Tenants)
+	for i := range p.Checks {
+		c := &p.Checks[i]
+		c.Cause, c.Findings = "", slices.Clone(c.Findings)
+		for n := range c.Findings {
+			c.Findings[n].Cause = ""
+		}
+	}
+	for i := range p.Tenants {
+		p.Tenants[i].Cause = ""
+	}
+	return &p
 }
 
 // Check returns the check of that name.

@@ -86,7 +86,7 @@ func TestChecks(t *testing.T) {
 		"never, and failed": {func(f *Facts, _ *Targets) {
 			f.Database.Schemas = append(f.Database.Schemas, "gamma")
 			f.Backups[0].Manifest.Failures = []manifest.Failure{{Schema: "gamma", Tenant: "gamma", Error: "no right\nto read"}}
-		}, "freshness critical: gamma has never been backed up: the last attempt failed: no right\nrun warning: gamma could not be saved by backup 20261123_110000: no right"},
+		}, "freshness critical: gamma has never been backed up; the last attempt failed: no right\nrun warning: gamma could not be saved by backup 20261123_110000: no right"},
 		"old":         {func(f *Facts, _ *Targets) { f.Now = f.Now.Add(24 * time.Hour) }, "freshness warning: public was last backed up 25 hours ago, more than 24 hours; and 2 more"},
 		"very old":    {func(f *Facts, _ *Targets) { f.Now = f.Now.Add(48 * time.Hour) }, "freshness critical: public was last backed up 49 hours ago\nschedule critical: nothing has tried to make a backup for 49 hours"},
 		"just in age": {func(f *Facts, _ *Targets) { f.Now = f.Now.Add(23 * time.Hour) }, ""},
@@ -224,7 +224,7 @@ func TestChecks(t *testing.T) {
 			for _, check := range r.Checks {
 				worst = max(worst, check.State)
 				if check.State != OK {
-					got = append(got, fmt.Sprintf("%s %s: %s", check.Name, check.State, check.Message))
+					got = append(got, fmt.Sprintf("%s %s: %s", check.Name, check.State, check.Text()))
 				}
 			}
 			want := strings.Split(c.want, "\n")
@@ -249,7 +249,35 @@ func TestFindingsAreBounded(t *testing.T) {
 		f.Database.Schemas = append(f.Database.Schemas, fmt.Sprintf("t%03d", n))
 	}
 	c, _ := Judge(f, daily).Check(CheckFreshness)
-	if c.Count != 500 || len(c.Findings) != maxFindings || c.Message != "t000 has never been backed up; and 499 more" {
-		t.Errorf("%d of %d findings, %s", len(c.Findings), c.Count, c.Message)
+	if c.Count != 500 || len(c.Findings) != maxFindings || c.Text() != "t000 has never been backed up; and 499 more" {
+		t.Errorf("%d of %d findings, %s", len(c.Findings), c.Count, c.Text())
+	}
+}
+
+// What others say may hold anything, so nothing of it is public.
+func TestPublic(t *testing.T) {
+	t.Parallel()
+	const secret = "no right to read acme.salaries"
+	f := well()
+	f.Database.Err, f.Repository.Hint = secret, "x"
+	f.Trail = &Trail{Failed: now, Error: secret}
+	f.Proof = Proof{Failed: true, Error: secret}
+	f.Unknown = map[string]string{CheckIntegrity: secret, CheckDisk: secret}
+	f.Integrity.StateErr, f.Retention.Err, f.Disk = secret, secret, nil
+	f.NotifierFailures = []NotifierFailure{{Error: secret}}
+	f.Backups[0].Manifest.Failures = []manifest.Failure{{Schema: "gamma", Error: secret}, {Schema: "acme", Error: secret}}
+	f.Backups[0].Manifest.Schemas = f.Backups[0].Manifest.Schemas[:1]
+	f.Backups = f.Backups[:1]
+	r := Judge(f, daily)
+	full, err := json.Marshal(r)
+	if err != nil || strings.Count(string(full), "salaries") < 15 {
+		t.Errorf("%s, %v", full, err)
+	}
+	public, err := json.Marshal(r.Public())
+	if err != nil || strings.Contains(string(public), "salaries") || !strings.Contains(string(public), "could not be saved by backup") {
+		t.Errorf("%s, %v", public, err)
+	}
+	if again, err := json.Marshal(r); err != nil || string(again) != string(full) {
+		t.Error("the report itself was changed")
 	}
 }

@@ -11,7 +11,7 @@ import (
 func (j *judge) database() {
 	v := &verdict{name: CheckDatabase}
 	if j.Database.Err != "" {
-		v.find(Critical, "the database could not be reached, and only the repository was looked at: "+firstLine(j.Database.Err), j.Database.Hint)
+		v.find(Critical, "the database could not be reached, and only the repository was looked at", j.Database.Hint).Cause = firstLine(j.Database.Err)
 	}
 	j.close(v, fmt.Sprintf("database %s: %s to back up", called(j.Database.Name), english.Plural(len(j.Database.Schemas), "schema", "")))
 }
@@ -20,7 +20,7 @@ func (j *judge) database() {
 func (j *judge) repository() {
 	v := &verdict{name: CheckRepository}
 	if j.Repository.Err != "" {
-		v.find(Critical, "the repository cannot be read: "+firstLine(j.Repository.Err), j.Repository.Hint)
+		v.find(Critical, "the repository cannot be read", j.Repository.Hint).Cause = firstLine(j.Repository.Err)
 	}
 	for _, b := range j.Backups {
 		if b.Manifest == nil {
@@ -99,7 +99,7 @@ func (j *judge) integrity() {
 			"take a full backup now and look for the cause; tenantkeep verify reads everything, tenantkeep repair rebuilds manifests")
 	}
 	if f.StateErr != "" {
-		v.find(Warning, "where the rotating check of the files has got to could not be kept: "+firstLine(f.StateErr), "let tenantkeep write to --log-dir (BACKUP_LOG_DIR)")
+		v.find(Warning, "where the rotating check of the files has got to could not be kept", "let tenantkeep write to --log-dir (BACKUP_LOG_DIR)").Cause = firstLine(f.StateErr)
 	}
 	good := fmt.Sprintf("%s, %s: all are there; %s read and compared", english.Plural(f.Files, "file", ""), size(f.Bytes), size(f.Read))
 	switch {
@@ -117,7 +117,7 @@ func (j *judge) retention() {
 	v := &verdict{name: CheckRetention}
 	r := &j.Retention
 	if r.Err != "" {
-		v.find(Warning, "what should stay cannot be told: "+firstLine(r.Err), "tenantkeep cleanup --dry-run shows what retention decides")
+		v.find(Warning, "what should stay cannot be told", "tenantkeep cleanup --dry-run shows what retention decides").Cause = firstLine(r.Err)
 	}
 	for _, id := range r.Lost {
 		v.find(Critical, "backup "+id+" was made and nobody removed it, but it is not there", "tenantkeep repair --dry-run says what can be rebuilt; find out who deletes files of the repository")
@@ -143,6 +143,6 @@ func (j *judge) retention() {
 // unknown notes that a check could not look at what it judges.
 func (j *judge) unknown(v *verdict) {
 	if why := j.Unknown[v.name]; why != "" {
-		v.find(Critical, "cannot be told: "+firstLine(why), "")
+		v.find(Critical, "cannot be told", "").Cause = firstLine(why)
 	}
 }
