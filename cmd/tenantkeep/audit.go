@@ -23,7 +23,7 @@ import (
 // repository, the way it is called, or says by itself when it begins to. What is
 // not known here changes something.
 func onlyReads(cmd *cobra.Command) bool {
-	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "demo", "version", "schedule"}, cmd.Name()) {
+	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "demo", "version", "schedule", "serve", "show"}, cmd.Name()) {
 		return true
 	}
 	for _, name := range []string{"dry-run", "list", "list-available"} {

@@ -110,7 +110,7 @@ func (a *app) runHealth(cmd *cobra.Command, opts HealthOptions) error {
 	}
 	// As for a list of many backups.
 	defer debug.SetGCPercent(debug.SetGCPercent(listGCPercent))
-	report, err := a.examine(cmd.Context(), cfg, opts.Full)
+	report, err := a.examine(cmd.Context(), cfg, examineOptions{full: opts.Full})
 	if err != nil {
 		return err
 	}

@@ -41,14 +41,22 @@ const (
 // examiner gathers the facts of a health check.
 type examiner struct {
 	*app
-	cfg  *config.Config
-	full bool // all files are read, not only a sample
-	// serving is that this process runs the schedule.
-	serving bool
+	cfg *config.Config
+	examineOptions
 
 	mu    sync.Mutex
 	facts health.Facts
 	info  *pg.Info // of the database that is looked at; nil: it could not be reached
+}
+
+// examineOptions say how to make the checks.
+type examineOptions struct {
+	full   bool // all files are read, not only a sample
+	unread bool // no file is read
+	// serving is that this process runs the schedule, and refused why its newest
+	// settings are not in use.
+	serving bool
+	refused error
 }
 
 // targets are what the settings call good enough.
@@ -62,8 +70,11 @@ func targets(cfg *config.Config) health.Targets {
 
 // examine makes the report. An error is that of an interruption or of settings;
 // what else goes wrong is in the report.
-func (a *app) examine(ctx context.Context, cfg *config.Config, full bool) (*health.Report, error) {
-	x := &examiner{app: a, cfg: cfg, full: full, facts: health.Facts{Now: a.now(), Unknown: map[string]string{}}}
+func (a *app) examine(ctx context.Context, cfg *config.Config, o examineOptions) (*health.Report, error) {
+	x := &examiner{app: a, cfg: cfg, examineOptions: o, facts: health.Facts{Now: a.now(), Serving: o.serving, Unknown: map[string]string{}}}
+	if o.refused != nil {
+		x.facts.SettingsErr = o.refused.Error()
+	}
 	places, err := a.openPlaces(cfg)
 	if err != nil {
 		return nil, err
@@ -297,8 +308,11 @@ func (x *examiner) integrity(ctx context.Context, p place, found *catalog) error
 		f.StateErr = err.Error()
 	}
 	o := verify.SampleOptions{Repo: p.Repo, Backups: found.backups, Sizes: found.sizes, Limit: x.cfg.HealthSample, From: from, Now: x.facts.Now, Jobs: x.cfg.Jobs}
-	if x.full {
+	switch {
+	case x.full:
 		o.Limit = -1
+	case x.unread:
+		o.Limit = 0
 	}
 	s, err := verify.Sample(ctx, o)
 	if err != nil {
@@ -313,7 +327,7 @@ func (x *examiner) integrity(ctx context.Context, p place, found *catalog) error
 	}
 	f.Files, f.Bytes, f.Read, f.Full, f.Done = s.Files, s.Bytes, s.Read, x.full, s.Done
 	f.Began, f.Round = s.Rotation.Began, s.Rotation.Ended
-	if s.Files > 0 {
+	if s.Files > 0 && !x.unread {
 		if err := verify.SaveRotation(ctx, path, p.Store.Location(), s.Rotation, s.Good); err != nil && ctx.Err() == nil {
 			f.StateErr = err.Error()
 		}

@@ -99,6 +99,7 @@ func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
 		newScheduleCommand(a),
+		newServeCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
 		newRollbackCommand(a),
@@ -110,14 +111,20 @@ func commands(a *app) []*cobra.Command {
 		newVerifyCommand(a),
 		newHealthCommand(a),
 		newDoctorCommand(a),
+		newConfigCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	}
 }
 
+// globalSettings are the settings whose flags all commands have.
+var globalSettings = map[string]bool{"repository": true, "log-dir": true, "log-level": true}
+
 func (a *app) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&a.configFile, "config", "", "settings `FILE` (env "+config.FileEnv+"; default "+config.DefaultFile+" if it is there)")
-	config.AddFlags(flags, "repository", "log-dir")
+	for key := range globalSettings {
+		config.AddFlags(flags, key)
+	}
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	flags.IntVarP(&a.verbosity, "verbosity", "v", ui.Normal, "how much to say, `0..3`")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours (env NO_COLOR)")

@@ -75,6 +75,9 @@ type Config struct {
 	HealthSample  int64         // bytes of files that a health check reads
 	MetricsFile   string        // empty: none is written
 
+	Listen      string        // host and port of the server
+	StopTimeout time.Duration // for what it has interrupted
+
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
 	// Warnings are sentences for the user about settings that work but are

@@ -240,6 +240,16 @@ func settings() []Setting {
 			apply: one(parseMetricsFile, func(c *Config, v string) { c.MetricsFile = v }),
 		},
 		{
+			Key: "listen", Flag: "listen", Env: "BACKUP_LISTEN", Default: "127.0.0.1:9754", Kind: "ADDRESS",
+			Help:  "host and port that the server answers at; :9754 for all addresses of this machine",
+			apply: one(parseAddress, func(c *Config, v string) { c.Listen = v }),
+		},
+		{
+			Key: "stop-timeout", Flag: "stop-timeout", Env: "BACKUP_STOP_TIMEOUT", Default: "1m", Kind: "DURATION",
+			Help:  "how long the server waits, when it is stopped, for a run that it has interrupted",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.StopTimeout = v }),
+		},
+		{
 			Key: "schedule-cleanup", Flag: "schedule-cleanup", Env: "BACKUP_SCHEDULE_CLEANUP", Default: "true", Kind: "bool", Switch: true,
 			Help:  "after scheduled backups that succeeded, remove what the retention policy does not keep",
 			apply: one(parseBool, func(c *Config, v bool) { c.ScheduleCleanup = v }),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -220,6 +221,17 @@ func parseSize(text string) (int64, error) {
 		return 0, fmt.Errorf("%q is not a size, such as 256MB or 10GB", text)
 	}
 	return int64(n), nil
+}
+
+// parseAddress reads a host, which may be missing, and a port.
+func parseAddress(text string) (string, error) {
+	text = strings.TrimSpace(text)
+	_, port, err := net.SplitHostPort(text)
+	_, errPort := strconv.ParseUint(port, 10, 16)
+	if err != nil || errPort != nil {
+		return "", fmt.Errorf("%q is not a host and a port, such as 127.0.0.1:9754 or [::1]:9754", text)
+	}
+	return text, nil
 }
 
 // parseMetricsFile reads the name of a file that node_exporter takes for metrics.

@@ -223,3 +223,12 @@ func (j *judge) notifications() {
 	j.unknown(v)
 	j.close(v, "no message waits to be delivered")
 }
+
+// settings checks that the settings in use are the newest.
+func (j *judge) settings() {
+	v := &verdict{name: CheckSettings}
+	if j.SettingsErr != "" {
+		v.find(Warning, "the newest settings make no sense, and those before are in use", "mend them, and let the process read them again with SIGHUP").Cause = firstLine(j.SettingsErr)
+	}
+	j.close(v, "the newest settings are in use")
+}

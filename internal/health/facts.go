@@ -32,6 +32,10 @@ type Facts struct {
 	Leftovers []Leftover
 	// NotifierFailures are messages that could not be delivered.
 	NotifierFailures []NotifierFailure
+	// Serving is that a process that stays makes the checks, and SettingsErr why its
+	// newest settings are not in use.
+	Serving     bool
+	SettingsErr string
 	// Unknown are checks that could not look at what they judge, by name, with the
 	// reason.
 	Unknown map[string]string

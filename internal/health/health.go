@@ -57,6 +57,7 @@ const (
 	CheckLocks         = "locks"
 	CheckLeftovers     = "leftovers"
 	CheckNotifications = "notifications"
+	CheckSettings      = "settings" // only of a process that stays
 )
 
 // Report is what the checks found. Fields are only ever added.
@@ -169,6 +170,9 @@ func Judge(f *Facts, t Targets) *Report {
 	j.locks()
 	j.leftovers()
 	j.notifications()
+	if f.Serving {
+		j.settings()
+	}
 	for _, c := range j.report.Checks {
 		j.report.State = max(j.report.State, c.State)
 	}

@@ -210,6 +210,8 @@ func TestChecks(t *testing.T) {
 			}
 		}, "leftovers warning: acme__replaced_1 (1.0 MB) was replaced by a restore 3 days ago; and 1 more"},
 		"leftovers unknown": {func(f *Facts, _ *Targets) { f.Unknown = map[string]string{CheckLeftovers: "no right"} }, "leftovers critical: cannot be told: no right"},
+		"settings":          {func(f *Facts, _ *Targets) { f.Serving, f.SettingsErr = true, "line 3" }, "settings warning: the newest settings make no sense, and those before are in use: line 3"},
+		"serving":           {func(f *Facts, _ *Targets) { f.Serving = true }, ""},
 		"notifier": {func(f *Facts, _ *Targets) {
 			f.NotifierFailures = []NotifierFailure{{Notifier: "slack", Since: now.Add(-time.Hour), Count: 2, Error: "timeout"}}
 		}, "notifications warning: slack has not delivered 2 messages since 2026-11-23 11:00 UTC: timeout"},

@@ -173,11 +173,7 @@ func (s sender) run(r health.Run) {
 	send(runStored, float64(r.Stored))
 	send(runRows, float64(r.Rows))
 	send(runCount, float64(r.Schemas))
-	lacks := 0.0
-	if r.Partial {
-		lacks = 1
-	}
-	send(partial, lacks)
+	send(partial, number(r.Partial))
 	s.maybe(runLength, r.Seconds, r.Type)
 }
 

@@ -32,6 +32,21 @@ func report() *health.Report {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	c := NewCollector("1.2.3", report)
+	process := NewProcessCollector(func() Process { return Process{Refused: true, Runs: map[string]int64{"failed": 2}} })
+	if problems, err := testutil.CollectAndLint(process); err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v, %v", problems, err)
+	}
+	const refused = `
+# HELP tenantkeep_server_config_reload_successful 1 if the newest settings are in use, 0 if they make no sense and the ones before are.
+# TYPE tenantkeep_server_config_reload_successful gauge
+tenantkeep_server_config_reload_successful 0
+# HELP tenantkeep_server_runs_total Scheduled runs of this process by their result.
+# TYPE tenantkeep_server_runs_total counter
+tenantkeep_server_runs_total{result="failed"} 2
+`
+	if err := testutil.CollectAndCompare(process, strings.NewReader(refused), "tenantkeep_server_config_reload_successful", "tenantkeep_server_runs_total"); err != nil {
+		t.Error(err)
+	}
 	if problems, err := testutil.CollectAndLint(c); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v, %v", problems, err)
 	}
@@ -70,7 +85,9 @@ func TestAllAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(NewCollector("x", report))
+	registry.MustRegister(NewCollector("x", report), NewProcessCollector(func() Process {
+		return Process{Leading: true, Runs: map[string]int64{"failed": 1}, Reloaded: time.Now()}
+	}))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +96,7 @@ func TestAllAreDocumented(t *testing.T) {
 	for _, f := range families {
 		sent[f.GetName()] = true
 	}
-	for _, m := range all() {
+	for _, m := range append(all(), ofProcess()...) {
 		row := "| `" + m.name + "` | " + strings.Join(m.labels, ", ") + " |"
 		if !strings.Contains(string(page), row) {
 			t.Errorf("docs/metrics.md lacks %s", row)
@@ -88,8 +105,8 @@ func TestAllAreDocumented(t *testing.T) {
 			t.Errorf("%s was not sent", m.name)
 		}
 	}
-	if n := strings.Count(string(page), "| `tenantkeep_"); n != len(all()) {
-		t.Errorf("docs/metrics.md explains %d metrics, and there are %d", n, len(all()))
+	if n := strings.Count(string(page), "| `tenantkeep_"); n != len(all())+len(ofProcess()) {
+		t.Errorf("docs/metrics.md explains %d metrics, and there are %d", n, len(all())+len(ofProcess()))
 	}
 }
 

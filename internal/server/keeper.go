@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -20,7 +21,8 @@ type KeeperOptions struct {
 	// Due looks whether anything is to be done, and when the next thing is; zero: not
 	// known.
 	Due func(context.Context) (due bool, next time.Time, err error)
-	// Run does what is due. It tells others how that ended by itself.
+	// Run does what is due. It tells others how that ended by itself. ErrBusy is
+	// that somebody else is at work.
 	Run func(context.Context) error
 
 	Poll  time.Duration // between two looks at the lead; 0: five seconds
@@ -29,6 +31,9 @@ type KeeperOptions struct {
 	Log   *slog.Logger
 	Now   func() time.Time // nil: time.Now
 }
+
+// ErrBusy says that a run has to wait for another one.
+var ErrBusy = errors.New("somebody else is at work")
 
 // maxRetry bounds how long a run that failed is not tried again.
 const maxRetry = 30 * time.Minute
@@ -182,10 +187,11 @@ func (k *Keeper) turn(ctx context.Context) {
 func (k *Keeper) run(ctx context.Context) {
 	k.note(func(s *Status) { s.Running, s.Since = true, k.Now() })
 	err := k.Run(ctx)
-	k.looked = time.Time{} // there may be more to do
+	busy := errors.Is(err, ErrBusy)
 	k.note(func(s *Status) {
 		s.Running, s.Since = false, time.Time{}
 		switch {
+		case busy:
 		case err == nil:
 			s.Failures = 0
 			s.Runs["succeeded"]++
@@ -194,7 +200,11 @@ func (k *Keeper) run(ctx context.Context) {
 			s.Runs["failed"]++
 		}
 	})
-	if err == nil || ctx.Err() != nil {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return
+	case busy:
+		k.Log.Info("what is due has to wait", "error", err)
 		return
 	}
 	wait := min(maxRetry, k.Retry<<min(k.Status().Failures-1, 10))
