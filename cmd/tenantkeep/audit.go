@@ -20,9 +20,10 @@ import (
 )
 
 // onlyReads reports whether a command changes nothing in a database or a
-// repository, the way it is called. What is not known here changes something.
+// repository, the way it is called, or says by itself when it begins to. What is
+// not known here changes something.
 func onlyReads(cmd *cobra.Command) bool {
-	if slices.Contains([]string{"list", "verify", "export", "doctor", "demo", "version"}, cmd.Name()) {
+	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "demo", "version", "schedule", "serve", "show"}, cmd.Name()) {
 		return true
 	}
 	for _, name := range []string{"dry-run", "list", "list-available"} {
@@ -36,15 +37,14 @@ func onlyReads(cmd *cobra.Command) bool {
 // deletes reports whether a command removes for good what nothing brings back.
 func deletes(cmd *cobra.Command) bool { return cmd.Name() == "cleanup" }
 
-// beginAudit notes in the audit trail that a command begins which changes
-// something.
+// beginAudit notes in the audit trail that a command begins to change something.
 //
 // A trail that cannot be written keeps nobody from a backup, or from a restore
 // on the day on which everything is broken: they lose nothing, and are told of
 // loudly. It does keep a cleanup, which is never urgent, from deleting what
 // nobody could trace, unless it is a full disk that the cleanup may free.
 func (a *app) beginAudit(cmd *cobra.Command, cfg *config.Config) error {
-	if onlyReads(cmd) || a.audit != nil {
+	if a.audit != nil {
 		return nil
 	}
 	trail := audit.Open(cfg.LogDir, a.now)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -12,6 +11,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/registry"
@@ -107,52 +107,85 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if opts.Tenant != "" && len(cfg.Schemas) != 1 {
 		return usagef("--tenant names one tenant: give exactly one --schema with it")
 	}
-	target, err := server(cfg)
+	o, err := a.backupOptions(cmd, cfg, a.progress(opts.Format))
 	if err != nil {
 		return err
 	}
-	tables, err := registryTables(cfg)
-	if err != nil {
-		return err
-	}
-	if cfg.BackupType == string(manifest.Baseline) { // those of its tenant are nobody else's
-		tables = registry.Choice{}
-	}
-	repository, store, err := a.openRepository(cfg)
-	if err != nil {
-		return err
-	}
-	files, err := mediaSource(cfg)
-	if err != nil {
-		return err
-	}
-	o := backup.Options{
-		Server: target, Repo: repository, Media: files,
-		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, Tenant: opts.Tenant,
-		Type: manifest.Type(cfg.BackupType), Parent: opts.Parent, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries), NoReuseDDL: opts.NoReuseDDL,
-		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
-		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout, Registry: tables,
-		DryRun: opts.DryRun, Version: buildVersion().Version,
-		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg),
-	}
+	o.Type, o.Tenant, o.Parent = manifest.Type(cfg.BackupType), opts.Tenant, opts.Parent
+	o.NoReuseDDL, o.DryRun = opts.NoReuseDDL, opts.DryRun
+	step := job.Step{Backup: o}
 	if o.Type == manifest.Baseline {
-		opts.baseline(cfg, &o)
-	}
-	result, err := backup.Run(ctx, o)
-	written := ""
-	if err == nil && o.Type == manifest.Baseline && !opts.DryRun {
-		written, err = a.writeBaseline(ctx, repository, cfg, opts.Template, result.Manifest)
-	}
-	if result != nil {
-		if result.Manifest != nil {
-			a.noteAudit(func(r *audit.Record) { r.Backup = result.Manifest.ID })
+		opts.baseline(cfg, &step.Backup)
+		step.Save = func(ctx context.Context, m *manifest.Manifest) (string, error) {
+			return a.writeBaseline(ctx, o.Repo, cfg, opts.Template, m)
 		}
-		if err := a.showBackup(result, target, store.Location(), written, opts); err != nil {
+	}
+	parts := job.Parts{Now: a.now}
+	if !opts.DryRun {
+		parts = a.parts(cfg)
+	}
+	done, err := job.Run(ctx, []job.Step{step}, parts)
+	a.noteBackups(done)
+	for _, b := range done.Backups {
+		if err := a.showBackup(b, o, opts.Format); err != nil {
 			return err
 		}
 	}
-	var partial *backup.PartialError
-	if errors.As(err, &partial) {
+	return ended(done, err)
+}
+
+// backupOptions are what the settings say about any backup.
+func (a *app) backupOptions(cmd *cobra.Command, cfg *config.Config, progress ui.Progress) (o backup.Options, err error) {
+	target, err := server(cfg)
+	if err != nil {
+		return o, err
+	}
+	tables, err := registryTables(cfg)
+	if err != nil {
+		return o, err
+	}
+	repository, _, err := a.openRepository(cfg)
+	if err != nil {
+		return o, err
+	}
+	files, err := mediaSource(cfg)
+	if err != nil {
+		return o, err
+	}
+	return backup.Options{
+		Server: target, Repo: repository, Media: files, Registry: tables,
+		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries),
+		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
+		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
+		Version: buildVersion().Version, Progress: progress, Log: a.logger(cmd, cfg),
+	}, nil
+}
+
+// parts are what every run of backups does besides them.
+func (a *app) parts(*config.Config) job.Parts {
+	return job.Parts{Now: a.now, Warn: func(err error) { a.ui().Warnf("%v", err) }}
+}
+
+// noteBackups tells the audit trail which backups a run made.
+func (a *app) noteBackups(o *job.Outcome) {
+	var ids []string
+	for _, b := range o.Backups {
+		if b.Result != nil && b.Result.Manifest != nil {
+			ids = append(ids, b.Result.Manifest.ID)
+		}
+	}
+	a.noteAudit(func(r *audit.Record) {
+		if len(ids) == 1 {
+			r.Backup = ids[0]
+		} else {
+			r.Backups = ids
+		}
+	})
+}
+
+// ended is the error of a run, for its exit code.
+func ended(o *job.Outcome, err error) error {
+	if o.Kind == job.Partial {
 		return &partialError{err}
 	}
 	return err
@@ -184,15 +217,18 @@ func retentionOf(cfg *config.Config) manifest.Retention {
 	}
 }
 
-// showBackup says what was done, or what would be. baseline is the file of a
-// baseline besides the backup; empty: none was written.
-func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline string, opts BackupOptions) error {
-	if r.Manifest == nil {
-		return a.showPlanned(r, target, opts)
+// showBackup says what was done, or what would be.
+func (a *app) showBackup(b job.Backup, o backup.Options, form format) error {
+	r, location := b.Result, o.Repo.Location()
+	switch {
+	case r == nil:
+		return nil
+	case r.Manifest == nil:
+		return a.showPlanned(r, o.Server, form)
 	}
 	s := summarize(r, location)
-	s.Baseline = baseline
-	if opts.Format.is(formatJSON) {
+	s.Baseline = b.Saved
+	if form.is(formatJSON) {
 		return a.ui().JSONLine(s)
 	}
 	if s.Tenants == 0 && len(s.Failures) == 0 && s.Core && s.Type != string(manifest.Baseline) {
@@ -209,8 +245,8 @@ func (a *app) showBackup(r *backup.Result, target *pg.Server, location, baseline
 		a.ui().Printf("Media: %s of %s, of which %s is new, in %s.", ui.Plural(f.Files, "file"), ui.Bytes(f.Bytes), ui.Bytes(f.Stored), ui.Plural(f.Archives, "archive"))
 	}
 	a.ui().Printf("Backup %s in %s", s.ID, ui.Safe(location))
-	if baseline != "" {
-		a.ui().Printf("Baseline %s", ui.Safe(baseline))
+	if b.Saved != "" {
+		a.ui().Printf("Baseline %s", ui.Safe(b.Saved))
 	}
 	_, err := fmt.Fprintln(a.stdout, s.ManifestPath)
 	return err
@@ -313,7 +349,7 @@ func savedWhat(s backupSummary) string {
 	}
 }
 
-func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOptions) error {
+func (a *app) showPlanned(r *backup.Result, target *pg.Server, form format) error {
 	type planned struct {
 		Schema string `json:"schema"`
 		Owner  string `json:"owner"`
@@ -335,7 +371,7 @@ func (a *app) showPlanned(r *backup.Result, target *pg.Server, opts BackupOption
 		}
 		table.Add(cells...)
 	}
-	if opts.Format.is(formatJSON) {
+	if form.is(formatJSON) {
 		return a.ui().JSON(list)
 	}
 	a.ui().Printf("Would back up %s of %s:", ui.Plural(int64(len(list)), "schema"), target)

@@ -15,6 +15,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -73,7 +74,7 @@ func (o *BackupOptions) checkCoreBaseline(cfg *config.Config) error {
 
 // baseline turns the options of a backup into those of a baseline.
 func (o *BackupOptions) baseline(cfg *config.Config, to *backup.Options) {
-	to.ExcludeSchemas = nil
+	to.ExcludeSchemas, to.Registry = nil, registry.Choice{} // the rows that register its tenant are nobody else's
 	to.Rows = &backup.RowRules{Keep: cfg.TableData, Empty: cfg.ExcludeTableData, Complete: o.Template != "" && !o.AllRows}
 	if o.Template == "" {
 		to.Schemas = []string{manifest.CoreSchema}

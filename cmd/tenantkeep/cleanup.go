@@ -32,6 +32,13 @@ type CleanupOptions struct {
 	DryRun        bool
 	Yes           bool
 	Format        format
+
+	brief bool // say in a line what was removed, and no more
+}
+
+// cleanupDefaults are the options that nobody gave.
+func cleanupDefaults() CleanupOptions {
+	return CleanupOptions{KeepReplaced: days(24 * time.Hour), KeepRollback: days(30 * 24 * time.Hour), KeepLogs: days(90 * 24 * time.Hour)}
 }
 
 // The parts of a cleanup.
@@ -46,7 +53,7 @@ const orphanAge = 24 * time.Hour
 
 // AddFlags adds the flags.
 func (o *CleanupOptions) AddFlags(flags *pflag.FlagSet) {
-	o.KeepReplaced, o.KeepRollback, o.KeepLogs = days(24*time.Hour), days(30*24*time.Hour), days(90*24*time.Hour)
+	*o = cleanupDefaults()
 	flags.StringVar(&o.Only, "only", "", "clean up only this `PART`: repository or database")
 	flags.Var(&o.KeepReplaced, "keep-replaced", "how long to keep schemas that restores replaced, or staged and could not swap in, in the database")
 	flags.Var(&o.KeepRollback, "keep-rollback", "how long to keep their backups, the rollback points in the repository")
@@ -159,7 +166,7 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 	if opts.DryRun {
 		return errors.Join(c.show(), c.verdict(nil))
 	}
-	if !opts.Format.is(formatJSON) {
+	if !opts.Format.is(formatJSON) && !opts.brief {
 		if err := c.show(); err != nil {
 			return err
 		}
@@ -174,12 +181,13 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 	}
 	err = c.work(ctx)
 	a.noteAudit(func(r *audit.Record) { r.Removed = namesOf(c.items(), func(i cleanedJSON) bool { return i.Dropped }) })
-	if opts.Format.is(formatJSON) {
+	switch {
+	case !opts.Format.is(formatJSON):
+		c.tellDone()
+	case !opts.brief:
 		if err := c.show(); err != nil {
 			return err
 		}
-	} else {
-		c.tellDone()
 	}
 	return c.verdict(err)
 }

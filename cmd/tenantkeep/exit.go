@@ -76,8 +76,10 @@ func (e *partialError) Unwrap() error { return e.err }
 // exit says what went wrong, if anything did, and returns the exit code.
 func (a *app) exit(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
+	var verdict *healthError
 	switch {
 	case err == nil:
+	case errors.As(err, &verdict) && verdict.err == nil: // the report has told
 	case errors.Is(err, ui.ErrLeft):
 		a.ui().Printf("Nothing was changed.")
 	case code == exitInterrupted && errors.Is(err, context.Canceled):
@@ -97,6 +99,7 @@ func exitCode(ctx context.Context, err error) int {
 		unattended *ui.UnattendedError
 		partial    *partialError
 		command    *commandError
+		verdict    *healthError
 	)
 	switch {
 	case err == nil:
@@ -107,6 +110,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	case errors.As(err, &command):
 		return exitNotRun
+	case errors.As(err, &verdict):
+		return int(verdict.state)
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
 		return exitUsage
 	case errors.As(err, &partial):

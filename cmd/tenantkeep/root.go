@@ -98,6 +98,8 @@ variables, password files and service files that psql uses.`,
 func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
+		newScheduleCommand(a),
+		newServeCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
 		newStartupCommand(a),
@@ -108,15 +110,22 @@ func commands(a *app) []*cobra.Command {
 		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
+		newHealthCommand(a),
 		newDoctorCommand(a),
+		newConfigCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	}
 }
 
+// globalSettings are the settings whose flags all commands have.
+var globalSettings = map[string]bool{"repository": true, "log-dir": true, "log-level": true}
+
 func (a *app) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&a.configFile, "config", "", "settings `FILE` (env "+config.FileEnv+"; default "+config.DefaultFile+" if it is there)")
-	config.AddFlags(flags, "repository", "log-dir")
+	for key := range globalSettings {
+		config.AddFlags(flags, key)
+	}
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but warnings and errors")
 	flags.IntVarP(&a.verbosity, "verbosity", "v", ui.Normal, "how much to say, `0..3`")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours (env NO_COLOR)")
@@ -190,10 +199,10 @@ func (a *app) settings(cmd *cobra.Command) (*config.Config, error) {
 	for _, w := range cfg.Warnings {
 		a.ui().Warnf("%s", w)
 	}
-	if err := a.beginAudit(cmd, cfg); err != nil {
-		return nil, err
+	if onlyReads(cmd) {
+		return cfg, nil
 	}
-	return cfg, nil
+	return cfg, a.beginAudit(cmd, cfg)
 }
 
 // unknownCommand refuses what is not the name of a command.

@@ -82,7 +82,7 @@ func (s *startup) fill(ctx context.Context) (restored bool, err error) {
 		case i+1 < len(sources):
 			next = "no fallback is wanted (restore-fallback)"
 		}
-		s.ui().Warnf("RESTORE FAILED. %s%s\nThe database is empty; %s.", text, hintOf(err), next)
+		s.ui().Warnf("RESTORE FAILED. %s%s\nThe database is empty; %s.", text, nextLine(hintOf(err)), next)
 		if !s.cfg.Startup.Fallback {
 			break
 		}
@@ -102,15 +102,12 @@ func (s *startup) fill(ctx context.Context) (restored bool, err error) {
 	}
 }
 
-// hintOf is the hint of an error, to go on with its text.
-func hintOf(err error) string {
-	if hinted, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok && hinted.Hint() != "" {
-		return "\n" + hinted.Hint()
+// nextLine is a text on a line of its own, to go on with another one.
+func nextLine(text string) string {
+	if text == "" {
+		return ""
 	}
-	return ""
+	return "\n" + text
 }
 
 // tellNoBaseline says that there is no baseline. It is no failure: a new system
@@ -179,7 +176,7 @@ func (s *startup) fillFrom(ctx context.Context, from source) error {
 	if errClear := s.patiently(undo, func() error { return filling.Clear(undo, s.target, s.tellCleared) }); errClear != nil {
 		return &restore.FillingError{
 			Err:    fmt.Errorf("%w\nwhat was restored could not be removed: %w", err, errClear),
-			Advice: "nothing else is restored into the same database; the next start tries to remove it again" + hintOf(errClear),
+			Advice: "nothing else is restored into the same database; the next start tries to remove it again" + nextLine(hintOf(errClear)),
 		}
 	}
 	return err

@@ -127,7 +127,9 @@ func (c *checker) line(line []byte) {
 		c.open[r.Run] = r
 	case Ended:
 		delete(c.open, r.Run)
-		c.report.Backups[r.Backup] = true
+		for _, id := range append(r.Backups, r.Backup) {
+			c.report.Backups[id] = true
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ type Options struct {
 	Type           manifest.Type // Full, Incremental, or Baseline, of one schema
 	Rows           *RowRules     // of a baseline; nil: all rows
 	Parent         string        // backup that an incremental builds on; empty: the newest of each schema
+	Full           []string      // schemas that an incremental takes in full all the same
 	MaxChain       int           // how many files of earlier backups a schema may need; 0: DefaultMaxChain
 	NoReuseDDL     bool          // take all definitions anew, those too that are known to be the same
 	Summaries      Summaries     // empty: SummariesCheckpoint

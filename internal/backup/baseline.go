@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/wildcard"
 )
 
 // RowRules say whose rows a baseline holds. A pattern is the name of a table, or
@@ -39,7 +40,7 @@ const (
 func (r *RowRules) decide(names []string) decision {
 	any := func(patterns []string) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool {
-			return slices.ContainsFunc(names, func(name string) bool { return matches(p, name) })
+			return slices.ContainsFunc(names, func(name string) bool { return wildcard.Match(p, name) })
 		})
 	}
 	switch {
@@ -50,32 +51,6 @@ func (r *RowRules) decide(names []string) decision {
 	default:
 		return unlisted
 	}
-}
-
-// matches reports whether a name is what a pattern with * and ? means.
-func matches(pattern, name string) bool {
-	p, n := []rune(pattern), []rune(name)
-	star, resume := -1, 0 // the last *, and where the text behind it was tried to begin
-	i, j := 0, 0
-	for j < len(n) {
-		switch {
-		case i < len(p) && p[i] == '*':
-			star, resume = i, j
-			i++
-		case i < len(p) && (p[i] == '?' || p[i] == n[j]):
-			i++
-			j++
-		case star >= 0:
-			resume++
-			i, j = star+1, resume
-		default:
-			return false
-		}
-	}
-	for i < len(p) && p[i] == '*' {
-		i++
-	}
-	return i == len(p)
 }
 
 // UnlistedError is a template with rows of which nobody said whether they belong
@@ -180,7 +155,7 @@ func (w *worker) rule(ctx context.Context, t *tenant) (map[uint32]ruled, error) 
 		names := []string{rel.Name, rel.Schema + "." + rel.Name}
 		names = append(names, ancestors[rel.OID]...)
 		for _, p := range w.Rows.Strict {
-			used[p] = used[p] || slices.ContainsFunc(names, func(name string) bool { return matches(p, name) })
+			used[p] = used[p] || slices.ContainsFunc(names, func(name string) bool { return wildcard.Match(p, name) })
 		}
 		tables[rel.OID] = ruled{rel, w.Rows.decide(names)}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -203,7 +204,7 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 		Compression: o.Compression, Schema: o.entry.Schema, Tenant: o.entry.Tenant, Backup: o.out.ID(), MaxReferences: max(o.MaxChain-1, 1),
 		Progress: func(n int64) { o.Progress.Add(n, 0) },
 	}
-	if o.parent != nil && o.Type == manifest.Incremental {
+	if o.parent != nil && o.Type == manifest.Incremental && !slices.Contains(o.Full, o.entry.Schema) {
 		earlier, err := media.OpenStored(ctx, o.Repo, o.parent.backup.Manifest, o.parent.entry)
 		if err != nil {
 			o.note(slogWarn, "all files are stored again: backup %s cannot be built on: %v", o.parent.backup.ID, err)

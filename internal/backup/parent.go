@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,7 +40,9 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 	parents := map[string]*parent{}
 	missing := map[string]string{} // tenant by schema
 	for _, t := range tenants {
-		missing[t.Name] = t.tenant
+		if !slices.Contains(r.Full, t.Name) {
+			missing[t.Name] = t.tenant
+		}
 	}
 	visit := func(b repo.Backup) error {
 		if b.Err != nil || !r.comparable(b.Manifest) {

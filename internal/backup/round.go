@@ -153,21 +153,11 @@ func (d *round) close() {
 
 // candidates are all that could be taken, core first.
 func (d *round) candidates() []*tenant {
-	core := &tenant{Schema: pg.Schema{Name: manifest.CoreSchema, Usable: true}, tenant: d.tenantName(manifest.CoreSchema), core: true}
-	tenants := []*tenant{core}
-	for _, s := range d.schemas {
-		switch {
-		case s.Name == manifest.CoreSchema:
-			oids := append(core.oids, s.OID)
-			core.Schema, core.oids = s, oids
-		case s.OnlyExtensions:
-			core.oids = append(core.oids, s.OID)
-		case s.Own:
-		default:
-			tenants = append(tenants, &tenant{Schema: s, tenant: d.tenantName(s.Name), oids: []uint32{s.OID}})
-		}
+	list := candidates(d.schemas)
+	for _, t := range list {
+		t.tenant = d.tenantName(t.Name)
 	}
-	return tenants
+	return list
 }
 
 // newestState is a session that sees the newest state, whatever the snapshot

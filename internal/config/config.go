@@ -51,9 +51,14 @@ type Config struct {
 
 	WALSummaries string // checkpoint, wait or off
 	MaxChain     int    // how many files of earlier backups a schema may need, at least one
-	ScheduleType string // of scheduled runs: full, incremental or baseline; empty: whatever is due
 	PgDump       string // program, a name on PATH or a path; empty: the newest that is found
 	LockTimeout  time.Duration
+
+	// ScheduleFull, ScheduleIncremental and ScheduleBaseline are cron expressions or off.
+	ScheduleFull, ScheduleIncremental, ScheduleBaseline string
+	ScheduleTenants                                     []string // rules for tenants of their own; see package schedule
+	ScheduleType                                        string   // of scheduled runs: full, incremental or baseline; empty: whatever is due
+	ScheduleCleanup                                     bool     // retention follows scheduled backups
 
 	IncludeMedia bool              // the tenants' files are saved, or put back, with their schemas
 	MediaRoot    string            // directory with the folders of tenants; empty: not known
@@ -64,6 +69,15 @@ type Config struct {
 	Registry       string   // what a restore does with these rows: keep, overwrite or skip
 
 	Startup Startup
+	MaxAge        time.Duration // up to which the newest backup of a schema is fresh; 0: any is
+	TenantMaxAges []TenantMaxAge
+	MaxDrillAge   time.Duration // up to which the proof is good that backups restore; 0: any is
+	MinDiskDays   int           // for which the disk must be enough; 0: any are
+	HealthSample  int64         // bytes of files that a health check reads
+	MetricsFile   string        // empty: none is written
+
+	Listen      string        // host and port of the server
+	StopTimeout time.Duration // for what it has interrupted
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
@@ -72,6 +86,13 @@ type Config struct {
 	Warnings []string
 
 	values map[string]value
+}
+
+// TenantMaxAge is the age up to which backups of certain schemas or tenants are
+// fresh.
+type TenantMaxAge struct {
+	Pattern string        // of names, with * and ?
+	MaxAge  time.Duration // 0: any
 }
 
 // Source says where the value of a setting came from.

@@ -185,9 +185,74 @@ func settings() []Setting {
 			apply: one(oneOf("keep", "overwrite", "skip"), func(c *Config, v string) { c.Registry = v }),
 		},
 		{
-			Key: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE",
-			Help:  "type of scheduled backups: full, incremental, baseline, or auto for whatever is due",
+			Key: "schedule-full", Flag: "schedule-full", Env: "BACKUP_SCHEDULE_FULL", Default: "0 0 * * 0", Kind: "CRON",
+			Help:  "when full backups are due: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleFull = v }),
+		},
+		{
+			Key: "schedule-incremental", Flag: "schedule-incremental", Env: "BACKUP_SCHEDULE_INCREMENTAL", Default: "0 0 * * *", Kind: "CRON",
+			Help:  "when incremental backups are due: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleIncremental = v }),
+		},
+		{
+			Key: "schedule-baseline", Flag: "schedule-baseline", Env: "BACKUP_SCHEDULE_BASELINE", Default: "0 0 1 * *", Kind: "CRON",
+			Help:  "when the baseline of core is renewed: a cron expression, or off",
+			apply: one(asIs, func(c *Config, v string) { c.ScheduleBaseline = v }),
+		},
+		{
+			Key: "schedule-tenant", Flag: "schedule-tenant", Env: "BACKUP_SCHEDULE_TENANT", Kind: "RULE", List: true,
+			Help:  "another time for some schemas: 'PATTERN full CRON', 'PATTERN incremental CRON' or 'PATTERN off'; repeat it for more, the first that matches counts",
+			apply: many(func(c *Config, v []string) { c.ScheduleTenants = v }),
+		},
+		{
+			Key: "schedule-type", Flag: "schedule-type", Env: "BACKUP_SCHEDULE_TYPE", Default: "auto", Kind: "TYPE",
+			Help:  "type of all scheduled backups: full, incremental, baseline, or auto for whichever is due",
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
+		},
+		{
+			Key: "max-age", Flag: "max-age", Env: "BACKUP_MAX_AGE", Default: "24h", Kind: "DURATION",
+			Help:  "how old the newest backup of a schema may be: 36h, 7d, or off; more is a warning, twice as much critical",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxAge = v }),
+		},
+		{
+			Key: "tenant-max-age", Flag: "tenant-max-age", Env: "BACKUP_TENANT_MAX_AGE", Kind: "PATTERN=DURATION", List: true,
+			Help:  "how old that of certain schemas or tenants may be, such as demo_*=7d; the first that fits counts; repeat it for more",
+			apply: parseMaxAges,
+		},
+		{
+			Key: "max-drill-age", Flag: "max-drill-age", Env: "BACKUP_MAX_DRILL_AGE", Default: "90d", Kind: "DURATION",
+			Help:  "how long ago it may be that a backup was restored and compared, or off",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxDrillAge = v }),
+		},
+		{
+			Key: "min-disk-days", Flag: "min-disk-days", Env: "BACKUP_MIN_DISK_DAYS", Default: "14", Kind: "DAYS",
+			Help:  "for how many days the disk of the repository must be enough, 0 for any",
+			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.MinDiskDays = v }),
+		},
+		{
+			Key: "health-sample", Flag: "sample", Env: "BACKUP_HEALTH_SAMPLE", Default: "256MB", Kind: "SIZE",
+			Help:  "how much of the files each health check reads and compares with their hashes, in turn: 256MB, 10GB, or 0",
+			apply: one(parseSize, func(c *Config, v int64) { c.HealthSample = v }),
+		},
+		{
+			Key: "metrics-file", Flag: "metrics-file", Env: "BACKUP_METRICS_FILE", Kind: "PATH",
+			Help:  "write metrics of each health check into this file, for the textfile collector of Prometheus' node_exporter: its name ends in .prom",
+			apply: one(parseMetricsFile, func(c *Config, v string) { c.MetricsFile = v }),
+		},
+		{
+			Key: "listen", Flag: "listen", Env: "BACKUP_LISTEN", Default: "127.0.0.1:9754", Kind: "ADDRESS",
+			Help:  "host and port that the server answers at; :9754 for all addresses of this machine",
+			apply: one(parseAddress, func(c *Config, v string) { c.Listen = v }),
+		},
+		{
+			Key: "stop-timeout", Flag: "stop-timeout", Env: "BACKUP_STOP_TIMEOUT", Default: "1m", Kind: "DURATION",
+			Help:  "how long the server waits, when it is stopped, for a run that it has interrupted",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.StopTimeout = v }),
+		},
+		{
+			Key: "schedule-cleanup", Flag: "schedule-cleanup", Env: "BACKUP_SCHEDULE_CLEANUP", Default: "true", Kind: "bool", Switch: true,
+			Help:  "after scheduled backups that succeeded, remove what the retention policy does not keep",
+			apply: one(parseBool, func(c *Config, v bool) { c.ScheduleCleanup = v }),
 		},
 		{
 			Key: "pg-dump", Flag: "pg-dump", Env: "TENANTKEEP_PG_DUMP", Kind: "PROGRAM",

@@ -166,3 +166,36 @@ func (e *LockedError) Hint() string {
 	}
 	return fmt.Sprintf("wait until it is done; if its client is dead, end it with: SELECT pg_terminate_backend(%d)", e.PID)
 }
+
+// LockHolder is a session that holds a lock of the database.
+type LockHolder struct {
+	PID         int
+	Application string // what it calls itself
+	Since       time.Time
+	Idle        time.Duration // for how long it has asked nothing of the server
+}
+
+// LockHolders returns who holds the lock of the database, or is about to replace
+// or make schemas of it.
+func LockHolders(ctx context.Context, q Querier) ([]LockHolder, error) {
+	rows, err := q.Query(ctx, `
+		SELECT DISTINCT l.pid, coalesce(a.application_name, ''), coalesce(a.backend_start, now()),
+			CASE WHEN a.state = 'active' THEN 0 ELSE coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::int8 END
+		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = $1::int8::oid
+		AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		ORDER BY 3`, int64(lockClass))
+	if err != nil {
+		return nil, fmt.Errorf("find who holds the lock of the database: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h LockHolder, err error) {
+		var idle int64
+		err = row.Scan(&h.PID, &h.Application, &h.Since, &idle)
+		h.Idle = time.Duration(idle) * time.Second
+		return h, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find who holds the lock of the database: %w", err)
+	}
+	return list, nil
+}

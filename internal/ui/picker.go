@@ -231,7 +231,7 @@ func layOut(columns []Column, rows [][]string, width int) (header string, lines 
 			switch {
 			case row[i] == "":
 			case columns[i].Text:
-				safe[r][i] = strings.Join(strings.Fields(safeText(row[i])), " ")
+				safe[r][i] = strings.Join(strings.Fields(SafeText(row[i])), " ")
 			default:
 				safe[r][i] = Safe(row[i])
 			}

@@ -142,7 +142,7 @@ func (p *textProgress) TenantDone(tenant string, err error) {
 	n := p.meter.tenantDone(err)
 	switch {
 	case err != nil:
-		p.ui.say(p.ui.paint(p.ui.colorErr, red, "failed:") + " tenant " + Safe(tenant) + ": " + safeText(err.Error()))
+		p.ui.say(p.ui.paint(p.ui.colorErr, red, "failed:") + " tenant " + Safe(tenant) + ": " + SafeText(err.Error()))
 	case p.ui.opts.Verbosity >= Verbose:
 		p.ui.say(fmt.Sprintf("done: %s (%s of %s)", Safe(tenant), Count(n), Count(p.meter.tenants.Load())))
 	}
@@ -157,7 +157,7 @@ func (p *textProgress) Note(level slog.Level, tenant, message string) {
 	case level >= slog.LevelWarn:
 		p.ui.Warnf("%s", message)
 	case level >= slog.LevelInfo && p.ui.opts.Verbosity >= Normal, p.ui.opts.Verbosity >= Debug:
-		p.ui.say(safeText(message))
+		p.ui.say(SafeText(message))
 	}
 }
 

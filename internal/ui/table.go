@@ -45,7 +45,7 @@ func (t *Table) Add(cells ...string) {
 		switch {
 		case c == "":
 		case t.columns[i].Text:
-			row[i] = safeText(c)
+			row[i] = SafeText(c)
 		default:
 			row[i] = Safe(c)
 		}

@@ -20,10 +20,10 @@ func Safe(name string) string {
 	return quoted
 }
 
-// safeText makes a message fit to be shown: line breaks stay, with an indent
+// SafeText makes a message fit to be shown: line breaks stay, with an indent
 // that keeps a message from posing as another one; other characters that
 // cannot be printed are escaped.
-func safeText(message string) string {
+func SafeText(message string) string {
 	message = strings.TrimRight(message, "\n")
 	var b strings.Builder
 	for i, r := range message {

@@ -99,7 +99,7 @@ func (u *UI) Printf(format string, args ...any) {
 // Warnf says something that the user should know and perhaps mend. It is made
 // safe.
 func (u *UI) Warnf(format string, args ...any) {
-	u.say(u.paint(u.colorErr, yellow, "warning:") + " " + safeText(fmt.Sprintf(format, args...)))
+	u.say(u.paint(u.colorErr, yellow, "warning:") + " " + SafeText(fmt.Sprintf(format, args...)))
 }
 
 // Error says what failed and, where the error knows it, what to do next: an
@@ -112,10 +112,10 @@ func (u *UI) Error(err error) {
 		}
 		return
 	}
-	u.say(u.paint(u.colorErr, red, "error:") + " " + safeText(err.Error()))
+	u.say(u.paint(u.colorErr, red, "error:") + " " + SafeText(err.Error()))
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		u.say(u.paint(u.colorErr, cyan, "hint:") + " " + safeText(hinted.Hint()))
+		u.say(u.paint(u.colorErr, cyan, "hint:") + " " + SafeText(hinted.Hint()))
 	}
 }
 

@@ -77,7 +77,7 @@ func FuzzSafe(f *testing.F) {
 		if a != b && Safe(a) == Safe(b) {
 			t.Errorf("%q and %q look the same: %s", a, b, Safe(a))
 		}
-		for _, s := range []string{Safe(a), safeText(a)} {
+		for _, s := range []string{Safe(a), SafeText(a)} {
 			if strings.ContainsAny(s, "\x1b\r\x00\u009b\u202e") {
 				t.Errorf("%q is shown as %q", a, s)
 			}

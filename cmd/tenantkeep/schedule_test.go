@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantkeep/tenantkeep/internal/audit"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
+	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+)
+
+// calendar is a database whose schedule runs at times of the test's choice.
+type calendar struct {
+	t    *testing.T
+	dir  string
+	db   *pgtest.Database
+	role string   // that the schedule connects as, quoted
+	args []string // of every call
+	now  time.Time
+
+	stdout, stderr string // of the last call
+	awaited        *awaited
+}
+
+func newCalendar(t *testing.T) *calendar {
+	t.Helper()
+	c := &calendar{t: t, dir: t.TempDir(), db: pgtest.New(t), now: time.Date(2026, 11, 20, 0, 0, 5, 0, time.UTC)}
+	role := "reader_" + c.db.Name
+	c.role = pgx.Identifier{role}.Sanitize()
+	c.args = []string{
+		"--database-url", strings.Replace(c.db.URL(), "user=postgres", "user="+role, 1), "--repository", filepath.Join(c.dir, "backups"), "--log-dir", filepath.Join(c.dir, "logs"), "--baseline-dir", filepath.Join(c.dir, "baselines"),
+	}
+	c.db.Exec(t, `CREATE TABLE public.plans AS SELECT 1 AS id;
+		CREATE SCHEMA acme; CREATE TABLE acme.t AS SELECT n FROM generate_series(1, 100) n;
+		CREATE SCHEMA bolt; CREATE TABLE bolt.t AS SELECT n FROM generate_series(1, 100) n;
+		CREATE ROLE `+c.role+` LOGIN`)
+	c.grant("public", "acme", "bolt")
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), c.db.URL())
+		if err == nil {
+			defer conn.Close(context.Background())
+			_, err = conn.PgConn().Exec(context.Background(), "DROP OWNED BY "+c.role+"; DROP ROLE "+c.role).ReadAll()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// grant lets the role read schemas.
+func (c *calendar) grant(schemas ...string) {
+	c.t.Helper()
+	for _, schema := range schemas {
+		c.db.Exec(c.t, "GRANT USAGE ON SCHEMA "+schema+" TO "+c.role+"; GRANT SELECT ON ALL TABLES IN SCHEMA "+schema+" TO "+c.role)
+	}
+}
+
+// at runs the schedule and expects an exit code.
+func (c *calendar) at(day string, code int, args ...string) {
+	c.t.Helper()
+	now, err := time.Parse("2006-01-02 15:04", day)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.now = now.Add(5 * time.Second)
+	if got := c.run(append([]string{"schedule"}, args...)...); got != code {
+		c.t.Fatalf("%s: exit code %d, want %d\n%s", day, got, code, c.stderr)
+	}
+}
+
+func (c *calendar) run(args ...string) int {
+	c.t.Helper()
+	var stdout, stderr bytes.Buffer
+	a := &app{
+		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, now: func() time.Time { return c.now },
+		lookupEnv: func(string) (string, bool) { return "", false },
+	}
+	if c.awaited != nil {
+		c.awaited.Writer = &stderr
+		a.stderr = c.awaited
+	}
+	root := newRootCommand(a)
+	root.SetArgs(append(args, c.args...))
+	code := a.exit(c.t.Context(), root.ExecuteContext(c.t.Context()))
+	c.stdout, c.stderr = stdout.String(), stderr.String()
+	return code
+}
+
+// awaited is a stream on which something is waited for.
+type awaited struct {
+	io.Writer
+	text  string
+	found chan struct{}
+}
+
+func (w *awaited) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.text) {
+		close(w.found)
+	}
+	return w.Writer.Write(p)
+}
+
+// newest is the newest backup.
+func (c *calendar) newest() *manifest.Manifest {
+	c.t.Helper()
+	list := c.manifests()
+	if len(list) == 0 {
+		c.t.Fatal("there is no backup")
+	}
+	return list[len(list)-1]
+}
+
+// manifests are all backups, the oldest first.
+func (c *calendar) manifests() (list []*manifest.Manifest) {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.dir, "backups", "manifests", "*.json"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	slices.Sort(files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		m := new(manifest.Manifest)
+		if err := json.Unmarshal(text, m); err != nil {
+			c.t.Fatal(err)
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// types are the schemas of a backup with the types that they have in it.
+func types(m *manifest.Manifest) string {
+	var parts []string
+	for _, e := range m.Schemas {
+		typ := string(e.Type)
+		if e.Timestamp != m.ID {
+			typ = "unchanged"
+		}
+		parts = append(parts, e.Schema+" "+typ)
+	}
+	return string(m.BackupType) + ": " + strings.Join(parts, ", ")
+}
+
+func (c *calendar) expect(what, want string) {
+	c.t.Helper()
+	if !strings.Contains(what, want) {
+		c.t.Fatalf("no %q in:\n%s", want, what)
+	}
+}
+
+func TestScheduleOverTime(t *testing.T) {
+	t.Parallel()
+	c := newCalendar(t)
+	c.at("2026-11-20 00:00", 0, "--dry-run")
+	c.expect(c.stdout, "no backup has it yet")
+	if _, err := os.Stat(filepath.Join(c.dir, "logs")); err == nil {
+		t.Error("a dry run wrote into the directory of logs")
+	}
+	c.at("2026-11-20 00:00", 0)
+	c.expect(types(c.newest()), "full: public full, acme full, bolt full")
+	c.expect(c.stdout, "/manifests/backup_manifest_20261120_000005.json")
+
+	c.at("2026-11-20 12:00", 0)
+	c.expect(c.stderr, "Nothing is due before 2026-11-21 00:00 UTC.")
+	if n := len(c.manifests()); n != 1 {
+		t.Fatalf("%d backups", n)
+	}
+
+	c.db.Exec(t, "INSERT INTO bolt.t VALUES (0); CREATE SCHEMA cafe; CREATE TABLE cafe.t (a int)")
+	c.grant("cafe")
+	c.at("2026-11-21 00:00", 0)
+	c.expect(c.stderr, "Due is a backup of all schemas (incremental, of 1 schema in full).")
+	c.expect(c.stderr, "cafe: no backup has it yet.")
+	c.expect(types(c.newest()), "incremental: public unchanged, acme unchanged, bolt incremental, cafe full")
+
+	// Of the full backup one schema fails. The others have theirs; it is tried again
+	// until it works, also when the time of another backup has come meanwhile.
+	c.db.Exec(t, "REVOKE SELECT ON bolt.t FROM "+c.role)
+	c.at("2026-11-22 00:00", 3)
+	c.expect(types(c.newest()), "full: public full, acme full, cafe full")
+	c.expect(c.stderr, "bolt")
+	c.at("2026-11-22 06:00", 1)
+	c.expect(c.stderr, "Due is a backup of 1 schema (full).")
+	c.expect(c.stderr, "bolt: full backup due since 2026-11-22 00:00 UTC, but the one of 2026-11-22 00:00 UTC could not save it")
+	c.at("2026-11-23 00:00", 3)
+	c.expect(types(c.newest()), "incremental: public unchanged, acme unchanged, cafe unchanged")
+	c.grant("bolt")
+	c.at("2026-11-23 00:10", 0)
+	c.expect(types(c.newest()), "full: bolt full")
+	c.at("2026-11-23 00:20", 0, "--format", "json")
+	c.expect(c.stdout, `"kind":"plan"`)
+	c.expect(c.stdout, `"backups":[]`)
+
+	// A Sunday on which the machine was off.
+	c.at("2026-11-30 07:00", 0)
+	c.expect(types(c.newest()), "full: public full, acme full, bolt full, cafe full")
+
+	// Each run that did something is in the audit trail, with its backup.
+	report, err := audit.Check(filepath.Join(c.dir, "logs", audit.Name))
+	if err != nil || report.Problem != nil || len(report.Unended) > 0 || report.Records < 12 {
+		t.Errorf("audit trail: %+v, %v", report, err)
+	}
+	for _, m := range c.manifests() {
+		if !report.Backups[m.ID] {
+			t.Errorf("backup %s is not in the audit trail", m.ID)
+		}
+	}
+}
+
+// Of two runs that begin at once the second says who is at work, or waits.
+func TestScheduleOnceAtATime(t *testing.T) {
+	t.Parallel()
+	c := newCalendar(t)
+	server, err := pg.Parse(c.db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := server.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close(conn)
+	if err := pg.Lock(t.Context(), conn, "restore"); err != nil {
+		t.Fatal(err)
+	}
+	c.at("2026-11-20 00:00", 1)
+	c.expect(c.stderr, `is in use by another run of tenantkeep: "tenantkeep restore", server process `)
+	c.expect(c.stderr, ", connected since 20")
+	c.expect(c.stderr, "hint: --wait waits until it is done. ")
+	if n := len(c.manifests()); n != 0 {
+		t.Fatalf("%d backups", n)
+	}
+
+	c.awaited = &awaited{text: "Waiting: database", found: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.at("2026-11-20 00:00", 0, "--wait")
+	}()
+	<-c.awaited.found
+	pg.Close(conn)
+	<-done
+	c.expect(types(c.newest()), "full: public full, acme full, bolt full")
+}

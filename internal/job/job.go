@@ -1,0 +1,165 @@
+// Package job makes one whole run: the hooks before, the backups, retention, the
+// hooks after, and word of how it ended. The commands, the schedule and the server
+// make their runs with it, so that all of them happen in the same order and end in
+// the same way.
+package job
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/backup"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+)
+
+// Step is one backup of a run.
+type Step struct {
+	Backup backup.Options
+	// Save writes what was backed up to another place as well, as baselines are, and
+	// returns where that is. Nil: it is nowhere else.
+	Save func(context.Context, *manifest.Manifest) (string, error)
+
+	// dropped lets schemas go that were dropped since it was decided to save them.
+	dropped bool
+}
+
+// Parts are what a run does besides its backups. Each may be nil.
+type Parts struct {
+	// Before comes before anything is done. After an error nothing is.
+	Before func(context.Context) error
+	// Retain removes what is too old. It is left out unless all that was to be
+	// saved is saved.
+	Retain func(context.Context) error
+	// After comes in the end, however the run ended. Its error is only warned of:
+	// the backups are what they are.
+	After func(context.Context, *Outcome) error
+	// Tell tells others how the run ended, whatever came of it. It must not take
+	// long, and has no error: nobody would be there to hear of it.
+	Tell func(context.Context, *Outcome)
+
+	Warn func(err error)      // hears of what does not make the run fail
+	Now  func() time.Time     // nil: time.Now
+	Done func(result *Backup) // hears of each backup at once
+}
+
+// Kind is how a run ended.
+type Kind string
+
+// The ends of a run.
+const (
+	Succeeded   Kind = "succeeded"
+	Partial     Kind = "partial" // something is saved, and something failed
+	Failed      Kind = "failed"
+	Interrupted Kind = "interrupted"
+)
+
+// Outcome is what came of a run.
+type Outcome struct {
+	Began, Ended time.Time
+	Scope        []string // the schemas that were asked for; empty: all
+	Backups      []Backup // that were tried, in their order
+	Retained     bool     // retention was done, to its end
+	Err          error    // all that went wrong
+	Kind         Kind
+}
+
+// Backup is what came of one step.
+type Backup struct {
+	Type   manifest.Type  // that was asked for
+	Result *backup.Result // nil: it failed as a whole
+	Saved  string         // the other place
+	Err    error          // of the backup, or of its other place
+}
+
+// Run makes a run. The error is that of the outcome, which is there in any case.
+func Run(ctx context.Context, steps []Step, p Parts) (*Outcome, error) {
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	o := &Outcome{Began: p.Now()}
+	o.Err = o.run(ctx, steps, p)
+	return o, o.finish(ctx, p)
+}
+
+func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
+	if p.Before != nil {
+		if err := p.Before(ctx); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, s := range steps {
+		b := s.run(ctx)
+		o.Backups = append(o.Backups, b)
+		if p.Done != nil {
+			p.Done(&o.Backups[len(o.Backups)-1])
+		}
+		errs = append(errs, b.Err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if err := errors.Join(errs...); err != nil || p.Retain == nil {
+		return err
+	}
+	if err := p.Retain(ctx); err != nil {
+		return err
+	}
+	o.Retained = true
+	return nil
+}
+
+// run makes one backup.
+func (s *Step) run(ctx context.Context) Backup {
+	b := Backup{Type: s.Backup.Type}
+	b.Result, b.Err = backup.Run(ctx, s.Backup)
+	if gone, ok := errors.AsType[*backup.NoSchemaError](b.Err); ok && s.dropped {
+		left := slices.DeleteFunc(slices.Clone(s.Backup.Schemas), func(name string) bool { return slices.Contains(gone.Names, name) })
+		if len(left) == 0 {
+			return Backup{Type: b.Type}
+		}
+		s.Backup.Schemas = left
+		b.Result, b.Err = backup.Run(ctx, s.Backup)
+	}
+	if b.Err == nil && s.Save != nil && b.Result.Manifest != nil {
+		b.Saved, b.Err = s.Save(ctx, b.Result.Manifest)
+	}
+	return b
+}
+
+// finish says how the run ended, to itself and to others.
+func (o *Outcome) finish(ctx context.Context, p Parts) error {
+	o.Ended = p.Now()
+	o.Kind = o.kind(ctx)
+	// Whoever was told that it begins wants to know that it ended, also if
+	// somebody pressed Ctrl+C.
+	ctx = context.WithoutCancel(ctx)
+	if p.After != nil {
+		if err := p.After(ctx, o); err != nil && p.Warn != nil {
+			p.Warn(err)
+		}
+	}
+	if p.Tell != nil {
+		p.Tell(ctx, o)
+	}
+	return o.Err
+}
+
+func (o *Outcome) kind(ctx context.Context) Kind {
+	saved := false
+	for _, b := range o.Backups {
+		saved = saved || b.Result != nil
+	}
+	switch {
+	case o.Err == nil:
+		return Succeeded
+	case ctx.Err() != nil:
+		return Interrupted
+	case saved:
+		return Partial
+	default:
+		return Failed
+	}
+}
