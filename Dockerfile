@@ -35,13 +35,15 @@ COPY LICENSE /usr/share/licenses/tenantkeep/LICENSE
 WORKDIR /app
 ENV BACKUP_REPOSITORY=/app/backups \
     BASELINE_DIR=/app/baselineData \
-    BACKUP_LOG_DIR=/app/logs
+    BACKUP_LOG_DIR=/app/logs \
+    BACKUP_LISTEN=127.0.0.1:9754
 VOLUME ["/app/backups", "/app/baselineData", "/app/logs"]
 USER 10001:10001
 
-# Of the process, not of the backups: those are what tenantkeep health judges.
+# Of the process, at whatever port it listens, and not of the backups: those are
+# what tenantkeep health judges, and to start again makes none of them better.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["wget", "-q", "-O", "/dev/null", "http://127.0.0.1:9187/healthz"]
+    CMD ["sh", "-c", "wget -q -O /dev/null http://127.0.0.1:${BACKUP_LISTEN##*:}/healthz"]
 ENTRYPOINT ["tenantkeep"]
 CMD ["serve"]
 
