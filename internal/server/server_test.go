@@ -59,6 +59,7 @@ func start(t *testing.T, o Options) (*Server, string) {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
 		if err := errors.Join(s.Close(context.Background()), <-served); err != nil {
 			t.Error(err)
 		}
