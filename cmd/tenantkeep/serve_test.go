@@ -178,7 +178,9 @@ func TestServe(t *testing.T) {
 	b.waitFor("the second one waits", func() bool { return strings.Contains(b.text(), "another process leads") })
 	b.waitForMetric(`tenantkeep_server_leading 0`)
 	a.signal(syscall.SIGKILL)
-	<-a.done
+	if err := <-a.done; err == nil {
+		t.Error("it was killed, and ended well")
+	}
 	b.waitForMetric(`tenantkeep_server_leading 1`)
 
 	// A tenant whose table is locked keeps the backup at work.
