@@ -166,9 +166,9 @@ func (k *Keeper) giveUp() {
 // turn looks what is due, where it is time to, and does it.
 func (k *Keeper) turn(ctx context.Context) {
 	now := k.Now()
-	next := k.Status().Next
+	known := k.Status().Next
 	// A clock that was set back must not keep anything waiting.
-	waiting := now.Sub(k.looked).Abs() < k.Look && (next.IsZero() || now.Before(next))
+	waiting := now.Sub(k.looked).Abs() < k.Look && (known.IsZero() || now.Before(known))
 	if waiting || now.Before(k.notUntil) && k.notUntil.Sub(now) <= maxRetry {
 		return
 	}
@@ -177,11 +177,16 @@ func (k *Keeper) turn(ctx context.Context) {
 	if err == nil {
 		k.note(func(s *Status) { s.Next = next })
 	}
-	if err == nil && !due || ctx.Err() != nil {
-		return
+	switch {
+	case ctx.Err() != nil:
+	case err == nil && due:
+		k.run(ctx)
+	case err == nil:
+	case now.Before(known):
+		k.Log.Warn("what is due cannot be looked at", "error", err) // nothing was, until then
+	default:
+		k.run(ctx) // it fails, and tells others
 	}
-	// What cannot even be looked at is a run that fails: it tells others.
-	k.run(ctx)
 }
 
 func (k *Keeper) run(ctx context.Context) {
