@@ -150,14 +150,14 @@ func (s *startup) fillFrom(ctx context.Context, from source) error {
 		fill: func(ctx context.Context, p *restore.Plan) error { return s.begin(ctx, from, p, cancel) },
 	}
 	err := from.restore(ctx, opts)
-	if s.beat != nil {
-		err = errors.Join(err, s.beat.stop())
-		s.beat = nil
-	}
 	if partial, ok := errors.AsType[*restore.PartialError](err); ok && len(partial.Failed) == 0 {
 		s.ui().Warnf("%v\n%s", partial, partial.Hint())
 		s.ui().Warnf("all rows are there: the database counts as restored, although objects are missing")
 		err = nil
+	}
+	if s.beat != nil {
+		err = errors.Join(err, s.beat.stop())
+		s.beat = nil
 	}
 	filling := s.filling
 	s.filling = nil
