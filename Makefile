@@ -8,11 +8,10 @@ export GOWORK := off
 # run as many at once as there are processors.
 TEST_FLAGS ?= -timeout 9m
 BENCH_FLAGS ?=
-BASELINE_FLAGS ?=
 
 .PHONY: help
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build ./tenantkeep
@@ -36,23 +35,15 @@ race: postgres test-tools ## run all tests with the race detector
 
 .PHONY: fmt
 fmt: ## format all Go files
-	$(TOOL) gofumpt -w cmd internal bench contrib
+	$(TOOL) gofumpt -w cmd internal bench contrib tools
 
 .PHONY: lint
-lint: ## check format, imports, shell scripts and known vulnerabilities
+lint: ## check format, imports, manifests, shell scripts and known vulnerabilities
 	@scripts/lint.sh
 
 .PHONY: demo
 demo: postgres build ## watch tenants being backed up, lost and brought back
 	./tenantkeep demo
-
-.PHONY: dev-baseline
-dev-baseline: build ## write core of DATABASE_URL as a baseline: BASELINE_FLAGS="--exclude-table-data sessions"
-	./tenantkeep backup --backup-type baseline $(BASELINE_FLAGS)
-
-.PHONY: restore-baseline
-restore-baseline: build ## take core of DATABASE_URL back to its baseline
-	./tenantkeep restore --baseline $(BASELINE_FLAGS)
 
 .PHONY: bench
 bench: postgres build ## compare with pg_dump: BENCH_FLAGS="-set s1,s2 -scale 0.1"
@@ -62,3 +53,8 @@ bench: postgres build ## compare with pg_dump: BENCH_FLAGS="-set s1,s2 -scale 0.
 clean: ## remove what was built
 	rm -f tenantkeep
 	rm -rf dist
+
+# The targets for backups, on the program of this folder.
+TENANTKEEP := ./tenantkeep
+include deploy/make/backup.mk
+$(tenantkeep-targets): build

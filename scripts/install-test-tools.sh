@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are on this machine with which the tests check
-# what users would: pgbouncer, zstd and gzip, and Django for its app. Without
-# root, Django's packages are unpacked into a cache of the user's. Tests skip what
-# needs one of the programs that is missing; that of Django fails without it.
+# what users would: pgbouncer, zstd and gzip, Django for its app, and cron with
+# libfaketime, and fakeroot for whoever is not root. Without root, the packages of
+# Django and cron are unpacked into a cache of the user's. Tests skip what needs one
+# of the other programs where it is missing; those of Django and of cron fail.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tenantkeep/test-tools
@@ -10,11 +11,18 @@ has_django() {
 	PYTHONPATH=$cache/usr/lib/python3/dist-packages /usr/bin/python3 -c 'import django, psycopg2' 2>/dev/null
 }
 
+# The tests look in both places, too.
+has() { compgen -G "$1" >/dev/null || compgen -G "$cache$1" >/dev/null; }
+has_cron() {
+	has /usr/sbin/cron && has '/usr/lib/*/faketime/libfaketime.so.1' && { [ "$(id -u)" -eq 0 ] || has '/usr/lib/*/libfakeroot/libfakeroot-sysv.so'; }
+}
+
 missing=()
 command -v zstd >/dev/null || missing+=(zstd)
 command -v gzip >/dev/null || missing+=(gzip)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 has_django || missing+=(python3-django python3-psycopg2)
+has_cron || missing+=(cron libfaketime fakeroot libfakeroot)
 if [ ${#missing[@]} -eq 0 ] || ! command -v apt-get >/dev/null; then
 	exit 0
 fi
@@ -22,13 +30,13 @@ fi
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
 	if ! sudo -n true 2>/dev/null; then
-		has_django && exit 0
-		echo "unpacking Django's packages into $cache" >&2
+		has_django && has_cron && exit 0
+		echo "unpacking the packages of Django and cron into $cache" >&2
 		mkdir -p "$cache/packages"
 		cd "$cache/packages"
 		# What python3-django needs of Python differs from release to release:
 		# those that there are.
-		for package in python3-django python3-asgiref python3-sqlparse python3-tz python3-psycopg2; do
+		for package in python3-django python3-asgiref python3-sqlparse python3-tz python3-psycopg2 cron libfaketime fakeroot libfakeroot; do
 			apt-get -qq download "$package" >&2 || echo "$package cannot be had" >&2
 		done
 		for file in *.deb; do
@@ -36,6 +44,7 @@ if [ "$(id -u)" -ne 0 ]; then
 		done
 		rm -f ./*.deb
 		has_django || echo "the test of the Django app will fail: sudo apt-get install python3-django python3-psycopg2" >&2
+		has_cron || echo "the test of the scheduler under cron will fail: sudo apt-get install cron libfaketime fakeroot" >&2
 		exit 0
 	fi
 	as_root=(sudo -n)
