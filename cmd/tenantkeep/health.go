@@ -112,7 +112,7 @@ func (a *app) runHealth(cmd *cobra.Command, opts HealthOptions) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(listGCPercent))
 	o := examineOptions{full: opts.Full}
 	if opts.Format.is(formatTable) {
-		o.progress = a.ui().TextProgress()
+		o.reading = a.ui().TextProgress()
 	}
 	report, err := a.examine(cmd.Context(), cfg, o)
 	if err != nil {
