@@ -54,7 +54,7 @@ type examineOptions struct {
 	full bool // all files are read, not only a sample
 	// reading is told of that; nil: nobody waits.
 	reading verify.Progress
-	unread   bool // no file is read
+	unread  bool // no file is read
 	// serving is that this process runs the schedule, and refused why its newest
 	// settings are not in use.
 	serving bool
