@@ -35,10 +35,10 @@ race: postgres test-tools ## run all tests with the race detector
 
 .PHONY: fmt
 fmt: ## format all Go files
-	$(TOOL) gofumpt -w cmd internal bench contrib
+	$(TOOL) gofumpt -w cmd internal bench contrib tools
 
 .PHONY: lint
-lint: ## check format, imports, shell scripts and known vulnerabilities
+lint: ## check format, imports, manifests, shell scripts and known vulnerabilities
 	@scripts/lint.sh
 
 .PHONY: demo

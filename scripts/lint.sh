@@ -10,7 +10,7 @@ failed=()
 tool() { go tool -modfile=tools/go.mod "$@"; }
 
 echo "gofumpt" >&2
-unformatted=$(tool gofumpt -l cmd internal bench contrib) || failed+=(gofumpt)
+unformatted=$(tool gofumpt -l cmd internal bench contrib tools) || failed+=(gofumpt)
 if [ -n "$unformatted" ]; then
 	printf 'not formatted, run make fmt:\n%s\n' "$unformatted" >&2
 	failed+=(gofumpt)
@@ -41,6 +41,14 @@ case $? in
 	fi
 	;;
 esac
+
+echo "kubecheck" >&2
+manifests=()
+for file in deploy/kubernetes/*.yaml; do
+	# That is for kubectl alone, and no object of the API.
+	[ "${file##*/}" = kustomization.yaml ] || manifests+=("$PWD/$file")
+done
+go run -C tools ./kubecheck "${manifests[@]}" || failed+=(kubecheck)
 
 echo "shellcheck" >&2
 if ! command -v shellcheck >/dev/null && [ -n "${CI:-}" ] && command -v apt-get >/dev/null; then

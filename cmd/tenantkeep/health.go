@@ -110,7 +110,11 @@ func (a *app) runHealth(cmd *cobra.Command, opts HealthOptions) error {
 	}
 	// As for a list of many backups.
 	defer debug.SetGCPercent(debug.SetGCPercent(listGCPercent))
-	report, err := a.examine(cmd.Context(), cfg, examineOptions{full: opts.Full})
+	o := examineOptions{full: opts.Full}
+	if opts.Format.is(formatTable) {
+		o.reading = a.ui().TextProgress()
+	}
+	report, err := a.examine(cmd.Context(), cfg, o)
 	if err != nil {
 		return err
 	}

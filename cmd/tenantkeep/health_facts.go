@@ -51,8 +51,10 @@ type examiner struct {
 
 // examineOptions say how to make the checks.
 type examineOptions struct {
-	full   bool // all files are read, not only a sample
-	unread bool // no file is read
+	full bool // all files are read, not only a sample
+	// reading is told of that; nil: nobody waits.
+	reading verify.Progress
+	unread  bool // no file is read
 	// serving is that this process runs the schedule, and refused why its newest
 	// settings are not in use.
 	serving bool
@@ -310,7 +312,7 @@ func (x *examiner) integrity(ctx context.Context, p place, found *catalog) error
 	o := verify.SampleOptions{Repo: p.Repo, Backups: found.backups, Sizes: found.sizes, Limit: x.cfg.HealthSample, From: from, Now: x.facts.Now, Jobs: x.cfg.Jobs}
 	switch {
 	case x.full:
-		o.Limit = -1
+		o.Limit, o.Progress = -1, x.reading
 	case x.unread:
 		o.Limit = 0
 	}

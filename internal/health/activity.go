@@ -136,7 +136,7 @@ func (j *judge) lastAttempt() (last time.Time) {
 func (j *judge) drill() {
 	v := &verdict{name: CheckDrill}
 	p := j.Proof
-	const remedy = "restore a tenant beside the live one and compare: tenantkeep restore --latest --schema NAME --as NAME_drill"
+	const remedy = "restore into an empty database, and drop that again: tenantkeep restore --latest --no-owner --no-privileges, with the DATABASE_URL of the empty one"
 	if p.Failed {
 		v.find(Warning, "the last restore failed", remedy).Cause = firstLine(p.Error)
 	}

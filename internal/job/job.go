@@ -29,8 +29,8 @@ type Step struct {
 type Parts struct {
 	// Before comes before anything is done. After an error nothing is.
 	Before func(context.Context) error
-	// Retain removes what is too old. It is left out unless all that was to be
-	// saved is saved.
+	// Retain removes what is too old. It is left out unless all of core and tenants
+	// that was to be saved is saved.
 	Retain func(context.Context) error
 	// After comes in the end, however the run ended. Its error is only warned of:
 	// the backups are what they are.
@@ -90,6 +90,7 @@ func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
 		}
 	}
 	var errs []error
+	saved, failed := false, false
 	for _, s := range steps {
 		b := s.run(ctx)
 		o.Backups = append(o.Backups, b)
@@ -100,15 +101,17 @@ func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
 		if ctx.Err() != nil {
 			break
 		}
+		saved = saved || b.Err == nil
+		// Of a baseline that cannot be made no tenant is worse off, while old backups
+		// that are never removed fill the disk.
+		failed = failed || b.Err != nil && b.Type != manifest.Baseline
 	}
-	if err := errors.Join(errs...); err != nil || p.Retain == nil {
-		return err
+	if p.Retain != nil && saved && !failed && ctx.Err() == nil {
+		err := p.Retain(ctx)
+		o.Retained = err == nil
+		errs = append(errs, err)
 	}
-	if err := p.Retain(ctx); err != nil {
-		return err
-	}
-	o.Retained = true
-	return nil
+	return errors.Join(errs...)
 }
 
 // run makes one backup.

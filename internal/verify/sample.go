@@ -31,6 +31,8 @@ type SampleOptions struct {
 	From    Rotation         // how far the runs before have got
 	Now     time.Time
 	Jobs    int // files that are read at once where all are; 0: the number of cores
+	// Progress is told of what is read where all files are; nil: nobody waits.
+	Progress Progress
 }
 
 // Sampled is what was found in the files.
@@ -167,10 +169,18 @@ func (s *sampler) readBad(ctx context.Context, files []named) error {
 
 // all reads every file; the round begins anew.
 func (s *sampler) all(ctx context.Context, files []named) error {
+	if s.Progress != nil && len(files) > 0 {
+		s.Progress.Start("verify", len(files), s.out.Bytes)
+		defer s.Progress.Finish()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(s.Jobs)
 	for _, f := range files {
-		group.Go(func() error { return s.whole(ctx, f) })
+		group.Go(func() error {
+			err := s.whole(ctx, f)
+			s.tell(f)
+			return err
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -178,6 +188,21 @@ func (s *sampler) all(ctx context.Context, files []named) error {
 	s.out.Done = 1
 	s.endRound()
 	return nil
+}
+
+// tell says that a file was read.
+func (s *sampler) tell(f named) {
+	if s.Progress == nil {
+		return
+	}
+	s.mu.Lock()
+	what, bad := s.out.Rotation.Bad[f.key]
+	s.mu.Unlock()
+	var err error
+	if bad {
+		err = errors.New(f.key + ": " + what)
+	}
+	s.Progress.TenantDone(f.entry.Tenant, err)
 }
 
 func (s *sampler) endRound() {
@@ -310,6 +335,9 @@ func (s *sampler) hash(ctx context.Context, f named, h hash.Hash, offset, length
 		n, err := object.ReadAt(piece[:want], offset+read)
 		h.Write(piece[:n])
 		read += int64(n)
+		if s.Progress != nil {
+			s.Progress.Add(int64(n), 0)
+		}
 		if int64(n) < want {
 			return read, fmt.Errorf("read at byte %d: %w", offset+read, err)
 		}

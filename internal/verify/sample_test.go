@@ -176,6 +176,11 @@ func TestSampleKeepsWhatItFound(t *testing.T) {
 	if got := found(w.sample(t, -1)); strings.Count(got, "\n") != 1 || !strings.Contains(got, "a the file") || !strings.Contains(got, "\nb the file") {
 		t.Errorf("all: %q", got)
 	}
+	c := &counter{}
+	_, err := verify.Sample(t.Context(), verify.SampleOptions{Repo: w.repo, Backups: w.backups, Sizes: w.sizes, Limit: -1, Now: w.now, Progress: c})
+	if err != nil || c.bytes.Load() != 3000 || c.files.Load() != 3 || c.failed.Load() != 2 {
+		t.Errorf("told of %d bytes, %d files and %d bad ones, %v", c.bytes.Load(), c.files.Load(), c.failed.Load(), err)
+	}
 	w.backups = nil // nothing names them any more
 	if s := w.sample(t, 1000); len(s.Problems) > 0 || len(s.Rotation.Bad) > 0 || s.Files > 0 {
 		t.Errorf("of no backup: %+v", s)
