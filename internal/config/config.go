@@ -68,7 +68,6 @@ type Config struct {
 	RegistryTables []string // auto, none, or the tables with the rows that register tenants
 	Registry       string   // what a restore does with these rows: keep, overwrite or skip
 
-	Startup Startup
 	MaxAge        time.Duration // up to which the newest backup of a schema is fresh; 0: any is
 	TenantMaxAges []TenantMaxAge
 	MaxDrillAge   time.Duration // up to which the proof is good that backups restore; 0: any is
@@ -78,6 +77,8 @@ type Config struct {
 
 	Listen      string        // host and port of the server
 	StopTimeout time.Duration // for what it has interrupted
+
+	Startup Startup // of the command startup
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
