@@ -176,15 +176,23 @@ lock() {
 
 # run runs tenantkeep with its output in the log, until it ends, whatever signals come.
 run() {
-	local from child copier code
+	local from child copier code=1 ended signalled
 	from=$(wc -c <"$logfile" 2>/dev/null || echo 0)
 	exec 8> >(trap '' INT TERM HUP; copy)
 	copier=$!
 	"$@" >&8 2>&8 8>&- 9>&- </dev/null &
 	child=$!
 	exec 8>&-
-	trap 'kill -TERM "$child" 2>/dev/null' INT TERM HUP
-	while wait "$child"; code=$?; kill -0 "$child" 2>/dev/null; do :; done
+	trap 'signalled=1; kill -TERM "$child" 2>/dev/null' INT TERM HUP
+	# A signal ends the waiting, not the program: its own end is waited for again. 127
+	# is that it has been told already.
+	while :; do
+		signalled=''
+		wait "$child" 2>/dev/null
+		ended=$?
+		[ "$ended" -eq 127 ] || code=$ended
+		[ -n "$signalled" ] || break
+	done
 	wait "$copier"
 	trap - INT TERM HUP
 	# Cron sends what a run says by mail: nothing where all went well.

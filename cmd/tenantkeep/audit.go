@@ -23,7 +23,7 @@ import (
 // repository, the way it is called, or says by itself when it begins to. What is
 // not known here changes something.
 func onlyReads(cmd *cobra.Command) bool {
-	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "demo", "version", "schedule", "serve", "show"}, cmd.Name()) {
+	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "notify", "demo", "version", "schedule", "serve", "show"}, cmd.Name()) {
 		return true
 	}
 	for _, name := range []string{"dry-run", "list", "list-available"} {
@@ -79,15 +79,24 @@ func (a *app) endAudit(ctx context.Context, err error) {
 	if a.audit == nil {
 		return
 	}
-	code := exitCode(ctx, err)
-	result := map[int]audit.Result{exitDone: audit.OK, exitPartial: audit.Partial, exitInterrupted: audit.Interrupted}[code]
-	if result == "" {
-		result = audit.Failed
-	}
-	if errEnd := a.audit.End(ctx, result, code, err); errEnd != nil {
+	if errEnd := a.audit.End(ctx, resultOf(ctx, err), exitCode(ctx, err), err); errEnd != nil {
 		a.ui().Warnf("the audit trail lacks the end of this run: %v", errEnd)
 	}
 	a.audit = nil
+}
+
+// resultOf says in a word how a command ended.
+func resultOf(ctx context.Context, err error) audit.Result {
+	switch exitCode(ctx, err) {
+	case exitDone:
+		return audit.OK
+	case exitPartial:
+		return audit.Partial
+	case exitInterrupted:
+		return audit.Interrupted
+	default:
+		return audit.Failed
+	}
 }
 
 // noteAudit adds what is only known while a command works to what the audit
@@ -100,16 +109,13 @@ func (a *app) noteAudit(note func(*audit.Record)) {
 
 // describe says what a command is about to do, and on what.
 func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
-	r := audit.Record{Command: cmd.Name(), Repository: cfg.Repository}
+	r := audit.Record{Command: cmd.Name(), Repository: absolute(cfg.Repository)}
 	switch args := cmd.Flags().Args(); {
 	case cmd.Name() == "pin" || cmd.Name() == "unpin":
 		r.Backup = strings.Join(args, " ")
 	case cmd.Name() == "startup": // they are a command
 	default:
 		r.Schemas = args
-	}
-	if abs, err := filepath.Abs(cfg.Repository); err == nil {
-		r.Repository = abs
 	}
 	told := map[string]bool{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -138,6 +144,14 @@ func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
 		r.Backup = id
 	}
 	return r
+}
+
+// absolute is a path that means the same wherever it is read.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // auditError says that the audit trail is not as it was written.

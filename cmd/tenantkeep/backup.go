@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/config"
-	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
@@ -93,7 +92,8 @@ and the others are safe, 130 interrupted.`,
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "schema", "exclude-schema", "backup-type", "table-data", "exclude-table-data", "baseline-dir",
-		"registry-tables", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout")...)
+		"registry-tables", "max-chain", "wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout", "hook-timeout")...)
+	config.AddFlags(cmd.Flags(), notifyFlags...)
 	return cmd
 }
 
@@ -120,75 +120,16 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 			return a.writeBaseline(ctx, o.Repo, cfg, opts.Template, m)
 		}
 	}
-	parts := job.Parts{Now: a.now}
-	if !opts.DryRun {
-		parts = a.parts(cfg)
-	}
-	done, err := job.Run(ctx, []job.Step{step}, parts)
-	a.noteBackups(done)
-	for _, b := range done.Backups {
-		if err := a.showBackup(b, o, opts.Format); err != nil {
+	if opts.DryRun {
+		done, err := job.Run(ctx, []job.Step{step}, job.Parts{Now: a.now})
+		if err != nil {
 			return err
 		}
+		return a.showBackup(done.Backups[0], o, opts.Format)
 	}
-	return ended(done, err)
-}
-
-// backupOptions are what the settings say about any backup.
-func (a *app) backupOptions(cmd *cobra.Command, cfg *config.Config, progress ui.Progress) (o backup.Options, err error) {
-	target, err := server(cfg)
-	if err != nil {
-		return o, err
-	}
-	tables, err := registryTables(cfg)
-	if err != nil {
-		return o, err
-	}
-	repository, _, err := a.openRepository(cfg)
-	if err != nil {
-		return o, err
-	}
-	files, err := mediaSource(cfg)
-	if err != nil {
-		return o, err
-	}
-	return backup.Options{
-		Server: target, Repo: repository, Media: files, Registry: tables,
-		Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas, MaxChain: cfg.MaxChain, Summaries: backup.Summaries(cfg.WALSummaries),
-		Compression:   datafile.Compression{Algorithm: datafile.Algorithm(cfg.Compression.Method), Level: cfg.Compression.Level},
-		RetentionDays: cfg.RetentionDays, Retention: retentionOf(cfg), Jobs: cfg.Jobs, PgDump: cfg.PgDump, LockTimeout: cfg.LockTimeout,
-		Version: buildVersion().Version, Progress: progress, Log: a.logger(cmd, cfg),
-	}, nil
-}
-
-// parts are what every run of backups does besides them.
-func (a *app) parts(*config.Config) job.Parts {
-	return job.Parts{Now: a.now, Warn: func(err error) { a.ui().Warnf("%v", err) }}
-}
-
-// noteBackups tells the audit trail which backups a run made.
-func (a *app) noteBackups(o *job.Outcome) {
-	var ids []string
-	for _, b := range o.Backups {
-		if b.Result != nil && b.Result.Manifest != nil {
-			ids = append(ids, b.Result.Manifest.ID)
-		}
-	}
-	a.noteAudit(func(r *audit.Record) {
-		if len(ids) == 1 {
-			r.Backup = ids[0]
-		} else {
-			r.Backups = ids
-		}
-	})
-}
-
-// ended is the error of a run, for its exit code.
-func ended(o *job.Outcome, err error) error {
-	if o.Kind == job.Partial {
-		return &partialError{err}
-	}
-	return err
+	parts, shown := a.parts(cmd, cfg, o, opts.Format, false)
+	done, err := job.Run(ctx, []job.Step{step}, parts)
+	return errors.Join(ended(done, err), *shown)
 }
 
 // registryTables are the tables with the rows that register tenants.

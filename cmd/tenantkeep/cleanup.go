@@ -110,11 +110,17 @@ backups are held back, 130 interrupted.`,
 			if err != nil {
 				return err
 			}
-			return runCleanup(cmd.Context(), a, cfg, opts)
+			began := a.now()
+			err = runCleanup(cmd.Context(), a, cfg, opts)
+			if !opts.DryRun {
+				a.tellCleanup(cmd.Context(), cmd, cfg, began, err, false)
+			}
+			return err
 		},
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), append(retentionSettings, "database-url", "media-root", "media-pattern", "media-folder", "log-dir")...)
+	config.AddFlags(cmd.Flags(), notifyFlags...)
 	return cmd
 }
 

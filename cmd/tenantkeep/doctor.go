@@ -25,9 +25,9 @@ func newDoctorCommand(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "Tell whether everything is in place",
 		Long: `Tell whether everything is in place for backups and restores: the connection, the
-rights of the role, pg_dump, the lock table, the repository, and schemas that
-restores left in the database. Each finding comes with its remedy. Nothing is
-changed.
+rights of the role, pg_dump, the lock table, the repository, schemas that
+restores left in the database, notifiers and hooks. Each finding comes with its
+remedy. Nothing is changed, and no message is sent.
 
 Exit codes: 0 all is well, 1 something is missing, 2 wrong usage.`,
 		Example: "  tenantkeep doctor",
@@ -38,11 +38,12 @@ Exit codes: 0 all is well, 1 something is missing, 2 wrong usage.`,
 			if err != nil {
 				return err
 			}
-			return runDoctor(cmd.Context(), a, cfg, form)
+			return runDoctor(cmd.Context(), a, cmd, cfg, form)
 		},
 	}
 	form.addFlag(cmd.Flags(), formatTable, formatJSON)
 	config.AddFlags(cmd.Flags(), "database-url", "media-root", "media-pattern", "media-folder", "pg-dump")
+	config.AddFlags(cmd.Flags(), notifyFlags...)
 	return cmd
 }
 
@@ -82,7 +83,7 @@ func (d *doctor) failed(check string, err error) {
 	d.find(check, findingProblem, err.Error(), remedy)
 }
 
-func runDoctor(ctx context.Context, a *app, cfg *config.Config, form format) error {
+func runDoctor(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Config, form format) error {
 	d := &doctor{app: a, cfg: cfg}
 	if err := d.database(ctx); err != nil {
 		return err
@@ -90,6 +91,10 @@ func runDoctor(ctx context.Context, a *app, cfg *config.Config, form format) err
 	if err := d.repository(ctx); err != nil {
 		return err
 	}
+	if err := d.notifiers(ctx, cmd); err != nil {
+		return err
+	}
+	d.hookPrograms()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

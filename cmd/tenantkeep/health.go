@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,7 +49,8 @@ database has a fresh one, whether the last run saved all, whether something make
 backups at all, for how long the disk is enough, whether files are there and as
 they were written, whether retention is done, when a backup was last restored,
 whether a tenant has suddenly lost its rows or a table, and what dead runs and
-restores have left.
+restores have left. With notifiers configured, others are told when a check turns
+bad, and when all are good again.
 
 Each check reads some of the files, in turn, and compares them with their hashes,
 so that all are read in time; --full reads all. Without the database, which is
@@ -76,8 +78,8 @@ interrupted.`,
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(append(healthSettings, retentionSettings...),
-		"metrics-file", "database-url", "schema", "exclude-schema", "media-root", "media-pattern", "media-folder", "jobs")...)
+	config.AddFlags(cmd.Flags(), slices.Concat(healthSettings, retentionSettings, notifyFlags)...)
+	config.AddFlags(cmd.Flags(), "metrics-file", "database-url", "schema", "exclude-schema", "media-root", "media-pattern", "media-folder", "jobs")
 	cmd.Flags().Lookup("jobs").Usage = "how many files are read at once with --full, `N`"
 	cmd.Flags().Lookup("schema").Usage = "judge only this schema; repeat it for more (env BACKUP_TENANT_SCHEMA)"
 	cmd.Flags().Lookup("exclude-schema").Usage = "do not judge this schema; repeat it for more (env BACKUP_EXCLUDE_SCHEMA)"
@@ -114,13 +116,14 @@ func (a *app) runHealth(cmd *cobra.Command, opts HealthOptions) error {
 	if opts.Format.is(formatTable) {
 		o.reading = a.ui().TextProgress()
 	}
-	report, err := a.examine(cmd.Context(), cfg, o)
+	report, err := a.examine(cmd.Context(), cmd, cfg, o)
 	if err != nil {
 		return err
 	}
 	if err := a.showHealth(report, opts); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
+	a.tellHealth(cmd.Context(), cmd, cfg, report)
 	if cfg.MetricsFile != "" {
 		if err := metrics.WriteFile(cfg.MetricsFile, buildVersion().Version, report); err != nil {
 			return &healthError{state: health.Critical, err: err}

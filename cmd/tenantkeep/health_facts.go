@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/backup"
@@ -41,6 +42,7 @@ const (
 // examiner gathers the facts of a health check.
 type examiner struct {
 	*app
+	cmd *cobra.Command
 	cfg *config.Config
 	examineOptions
 
@@ -72,8 +74,8 @@ func targets(cfg *config.Config) health.Targets {
 
 // examine makes the report. An error is that of an interruption or of settings;
 // what else goes wrong is in the report.
-func (a *app) examine(ctx context.Context, cfg *config.Config, o examineOptions) (*health.Report, error) {
-	x := &examiner{app: a, cfg: cfg, examineOptions: o, facts: health.Facts{Now: a.now(), Serving: o.serving, Unknown: map[string]string{}}}
+func (a *app) examine(ctx context.Context, cmd *cobra.Command, cfg *config.Config, o examineOptions) (*health.Report, error) {
+	x := &examiner{app: a, cmd: cmd, cfg: cfg, examineOptions: o, facts: health.Facts{Now: a.now(), Serving: o.serving, Unknown: map[string]string{}}}
 	if o.refused != nil {
 		x.facts.SettingsErr = o.refused.Error()
 	}
@@ -108,17 +110,6 @@ func (a *app) examine(ctx context.Context, cfg *config.Config, o examineOptions)
 		return nil, context.Cause(ctx)
 	}
 	return health.Judge(&x.facts, targets(cfg)), nil
-}
-
-// hintOf is what an error says to do next.
-func hintOf(err error) string {
-	if hinted, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err); ok {
-		return hinted.Hint()
-	}
-	return ""
 }
 
 // unknown notes that a check cannot be made.
@@ -208,6 +199,7 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 		x.addBackup(b, files, mine[b.Key])
 	}
 	x.locks(ctx, places[0], found.backups)
+	x.notifiers(ctx, places[0].Store)
 	trail := x.trail(found.backups)
 	if err := x.schedule(found.backups, trail); err != nil {
 		return err

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,8 +25,7 @@ type trailFacts struct {
 // makesBackups are the commands whose end names a backup that they made.
 var makesBackups = []string{"backup", "schedule", "serve"}
 
-// trail reads the audit trail; nil: there is none that can be read, which verify
-// tells of.
+// trail reads the audit trail; nil: there is none that can be read.
 func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 	repository, err := filepath.Abs(x.cfg.Repository)
 	if err != nil {
@@ -47,6 +48,9 @@ func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 		}
 	})
 	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			x.facts.TrailErr = err.Error()
+		}
 		return nil
 	}
 	for _, r := range t.open {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	// A container may have no list of time zones, of which retention needs one.
@@ -23,10 +22,5 @@ func mainCode() int {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer restore()
 	context.AfterFunc(ctx, restore)
-	// Much of what is allocated is definitions on their way into a file: the
-	// memory matters more than the little time that collecting it earlier costs.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
-	}
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -180,17 +180,19 @@ failed or lack objects, 130 interrupted.`,
 			if err := errors.Join(notEmpty(cmd, "manifest", "at", "as", "backup-file", "template"), opts.check()); err != nil {
 				return err
 			}
-			if opts.Baseline {
-				return runRestoreBaseline(cmd.Context(), a, cmd, cfg, opts)
-			}
-			if opts.BackupFile != "" {
-				return runRestoreFile(cmd.Context(), a, cmd, cfg, opts)
-			}
-			return runRestore(cmd.Context(), a, cmd, cfg, opts)
+			return a.withRestoreHooks(cmd, cfg, func() error {
+				if opts.Baseline {
+					return runRestoreBaseline(cmd.Context(), a, cmd, cfg, opts)
+				}
+				if opts.BackupFile != "" {
+					return runRestoreFile(cmd.Context(), a, cmd, cfg, opts)
+				}
+				return runRestore(cmd.Context(), a, cmd, cfg, opts)
+			})
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump", "time-zone", "baseline-dir", "new-tenant-sql")...)
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump", "time-zone", "baseline-dir", "new-tenant-sql", "hook-timeout")...)
 	return cmd
 }
 
@@ -315,12 +317,28 @@ func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, t
 	return opts.check()
 }
 
-// confirmRestore shows what is going to be replaced, and asks. A restore into a
-// free place replaces nothing.
+// confirmRestore shows what is going to be replaced, asks, and then runs the hook
+// that comes before.
 func (a *app) confirmRestore(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
-	if opts.fill != nil {
-		return opts.fill(ctx, p)
+	if opts.fill == nil {
+		if err := a.askRestore(ctx, p, opts); err != nil {
+			return err
+		}
 	}
+	a.hooks.noteRestore(p)
+	err := a.hooks.begin(ctx)
+	switch {
+	case opts.fill == nil:
+		return err
+	case err != nil: // which it is with every source
+		return &restore.FillingError{Err: err, Advice: hintOf(err)}
+	}
+	return opts.fill(ctx, p)
+}
+
+// askRestore shows what is going to be replaced, and asks. A restore into a free
+// place replaces nothing.
+func (a *app) askRestore(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
 	var replaced []restore.Planned
 	for _, s := range p.Schemas {
 		if s.Live != nil {

@@ -76,11 +76,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
 			if opts.List {
 				return a.listPoints(cmd.Context(), cfg, args, opts)
 			}
-			return runRollback(cmd.Context(), a, cmd, cfg, args, opts)
+			return a.withRestoreHooks(cmd, cfg, func() error { return runRollback(cmd.Context(), a, cmd, cfg, args, opts) })
 		},
 	}
 	opts.AddFlags(cmd.Flags())
-	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump")...)
+	config.AddFlags(cmd.Flags(), append(mediaFlags, "database-url", "registry", "registry-tables", "jobs", "pg-dump", "hook-timeout")...)
 	return cmd
 }
 
@@ -134,12 +134,17 @@ func runRollback(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 		Server: target, Schemas: schemas, Replaced: opts.To, SwapTimeout: opts.SwapTimeout, Progress: a.progress(opts.Format), Now: a.now,
 		Asks: !opts.Yes && a.ui().CanAsk(),
 		Confirm: func(list []restore.Replaced) error {
-			var lines []string
+			var lines, names []string
 			for _, r := range list {
+				names = append(names, r.Schema)
 				lines = append(lines, fmt.Sprintf("Schema %s of %s goes back to %s, which was live until %s.", ui.Safe(r.Schema), target,
 					ui.Safe(r.Name), r.At.UTC().Format("2006-01-02 15:04:05 UTC")))
 			}
-			return a.ui().Confirm(ctx, strings.Join(lines, "\n")+" Go on?", opts.Yes)
+			if err := a.ui().Confirm(ctx, strings.Join(lines, "\n")+" Go on?", opts.Yes); err != nil {
+				return err
+			}
+			a.hooks.note("SCHEMAS", strings.Join(names, "\n"))
+			return a.hooks.begin(ctx)
 		},
 	})
 	if gone, ok := errors.AsType[*restore.NoReplacedError](err); ok {

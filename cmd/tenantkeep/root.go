@@ -42,6 +42,7 @@ type app struct {
 	talker  *ui.UI
 	entered bool       // a command runs; what fails before that is wrong usage
 	audit   *audit.Run // of a command that changes something; nil before its settings are known
+	hooks   *hooks     // of a restore or a rollback; nil for others
 }
 
 // run executes one command line and returns the exit code of the process.
@@ -113,6 +114,7 @@ func commands(a *app) []*cobra.Command {
 		newHealthCommand(a),
 		newDoctorCommand(a),
 		newConfigCommand(a),
+		newNotifyCommand(a),
 		newDemoCommand(a),
 		newVersionCommand(a),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,7 +89,7 @@ it failed and the rest is safe; 130 interrupted.`,
 		"database-url", "schema", "exclude-schema", "table-data", "exclude-table-data", "baseline-dir", "registry-tables", "max-chain",
 		"wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout",
 	}, scheduleFlags...)
-	flags = append(append(flags, mediaFlags...), retentionSettings...)
+	flags = slices.Concat(flags, mediaFlags, retentionSettings, notifyFlags)
 	config.AddFlags(cmd.Flags(), flags...)
 	return cmd
 }
@@ -184,16 +185,8 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 		}
 		return begin(ctx, p)
 	}
-	p := a.parts(cfg)
-	var shown error
-	p.Done = func(b *job.Backup) { shown = errors.Join(shown, a.showBackup(*b, o, opts.Format)) }
-	if cfg.ScheduleCleanup {
-		p.Retain = func(ctx context.Context) error {
-			clean := cleanupDefaults()
-			clean.Yes, clean.brief, clean.Format = true, true, opts.Format
-			return runCleanup(ctx, a, cfg, clean)
-		}
-	}
+	p, shown := a.parts(cmd, cfg, o, opts.Format, true)
+	p.Retain = a.scheduledCleanup(cmd, cfg, opts.Format)
 	plan, done, err := s.Run(ctx, p)
 	if locked, ok := errors.AsType[*pg.LockedError](err); ok {
 		return &hintedError{err: err, hint: "--wait waits until it is done. " + locked.Hint()}
@@ -204,8 +197,23 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 		}
 		return err
 	}
-	a.noteBackups(done)
-	return errors.Join(ended(done, err), shown)
+	return errors.Join(ended(done, err), *shown)
+}
+
+// scheduledCleanup removes what is too old, after backups that the schedule made;
+// nil: it does not.
+func (a *app) scheduledCleanup(cmd *cobra.Command, cfg *config.Config, form format) func(context.Context) error {
+	if !cfg.ScheduleCleanup {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		clean := cleanupDefaults()
+		clean.Yes, clean.brief, clean.Format = true, true, form
+		began := a.now()
+		err := runCleanup(ctx, a, cfg, clean)
+		a.tellCleanup(ctx, cmd, cfg, began, err, true)
+		return err
+	}
 }
 
 // zoned writes a time for people, by the clock of the schedule.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ Exit codes: 0 stopped by a signal, 1 failed, 2 wrong usage.`,
 		"database-url", "schema", "exclude-schema", "table-data", "exclude-table-data", "baseline-dir", "registry-tables", "max-chain",
 		"wal-summaries", "compression", "retention-days", "jobs", "pg-dump", "lock-timeout",
 	}, scheduleFlags...)
-	flags = append(append(append(flags, mediaFlags...), retentionSettings...), healthSettings...)
+	flags = slices.Concat(flags, mediaFlags, retentionSettings, healthSettings, notifyFlags)
 	config.AddFlags(cmd.Flags(), flags...)
 	return cmd
 }
@@ -220,12 +221,14 @@ func (d *daemon) examine(ctx context.Context, read bool) (*health.Report, error)
 	d.mu.Lock()
 	cfg, refused := d.cfg, d.refused
 	d.mu.Unlock()
-	return d.app.examine(ctx, cfg, examineOptions{unread: !read, serving: true, refused: refused})
+	return d.app.examine(ctx, d.cmd, cfg, examineOptions{unread: !read, serving: true, refused: refused})
 }
 
 // told takes in what the checks found.
-func (d *daemon) told(r *health.Report) {
-	if path := d.settings().MetricsFile; path != "" {
+func (d *daemon) told(ctx context.Context, r *health.Report) {
+	cfg := d.settings()
+	d.tellHealth(ctx, d.cmd, cfg, r)
+	if path := cfg.MetricsFile; path != "" {
 		if err := metrics.WriteFile(path, buildVersion().Version, r); err != nil {
 			d.log.Error("the metrics could not be written", "error", err)
 		}
@@ -277,34 +280,17 @@ func (d *daemon) run(ctx context.Context) error {
 }
 
 func (d *daemon) makeDue(ctx context.Context, cfg *config.Config) (*job.Outcome, error) {
-	s, _, err := d.scheduled(d.cmd, cfg, d.progress(format{}))
+	s, o, err := d.scheduled(d.cmd, cfg, d.progress(format{}))
 	if err != nil {
 		return nil, err
 	}
-	p := d.parts(cfg)
-	p.Done = d.tellBackup
-	if cfg.ScheduleCleanup {
-		p.Retain = func(ctx context.Context) error {
-			clean := cleanupDefaults()
-			clean.Yes, clean.brief = true, true
-			return runCleanup(ctx, d.app, cfg, clean)
-		}
-	}
+	p, shown := d.parts(d.cmd, cfg, o, format{}, true)
+	p.Retain = d.scheduledCleanup(d.cmd, cfg, format{})
 	_, done, err := s.Run(ctx, p)
 	if done == nil {
 		return nil, err
 	}
-	d.noteBackups(done)
-	return done, ended(done, err)
-}
-
-// tellBackup logs how a backup ended.
-func (d *daemon) tellBackup(b *job.Backup) {
-	if b.Result == nil || b.Result.Manifest == nil {
-		return // the error comes with the end of the run
-	}
-	m := b.Result.Manifest
-	d.log.Info("a backup was made", "backup", m.ID, "type", string(m.BackupType), "schemas", len(m.Schemas), "failures", len(m.Failures), "seconds", b.Result.Elapsed.Seconds())
+	return done, errors.Join(ended(done, err), *shown)
 }
 
 // probeDatabase looks whether the database answers.

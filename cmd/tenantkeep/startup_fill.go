@@ -149,7 +149,7 @@ func (s *startup) fillFrom(ctx context.Context, from source) error {
 		Yes: true, NoOwner: start.NoOwner, NoPrivileges: start.NoPrivileges, SwapTimeout: time.Minute,
 		fill: func(ctx context.Context, p *restore.Plan) error { return s.begin(ctx, from, p, cancel) },
 	}
-	err := from.restore(ctx, opts)
+	err := s.withRestoreHooks(s.cmd, s.cfg, func() error { return from.restore(ctx, opts) })
 	if partial, ok := errors.AsType[*restore.PartialError](err); ok && len(partial.Failed) == 0 {
 		s.ui().Warnf("%v\n%s", partial, partial.Hint())
 		s.ui().Warnf("all rows are there: the database counts as restored, although objects are missing")

@@ -244,6 +244,7 @@ func (w *fillWorld) testSources(t *testing.T) {
 		"no fallback":                    {append(latest, "RESTORE_BACKUP_FILE=broken.sql", "RESTORE_FALLBACK=false", migrate), 1, "", []string{"no fallback is wanted"}},
 		"all fail":                       {append(latest, "RESTORE_BACKUP_FILE=gone.sql", "RESTORE_BACKUP_MANIFEST=gone", "BACKUP_REPOSITORY=none", none, migrate), 1, "", []string{"RESTORE_BACKUP_FILE: ", "RESTORE_BACKUP_MANIFEST: ", "RESTORE_LATEST_BACKUP: "}},
 		"all fail, but it may begin":     {[]string{"RESTORE_BACKUP_FILE=gone.sql", none, migrate, "STARTUP_START_EMPTY=yes"}, 0, onlyMigrated, []string{"starts on an empty database (STARTUP_START_EMPTY)"}},
+		"a hook that refuses":            {append(latest, "BACKUP_HOOK_BEFORE_RESTORE=false", migrate), 1, "", []string{"nothing was done, because a program that is to run before it failed"}},
 		"migration fails":                {[]string{none, "MIGRATE_COMMAND=sh -c 'exit 3'"}, 1, "", []string{"error: MIGRATE_COMMAND: sh: exit status 3"}},
 		"migration is no program":        {[]string{none, "MIGRATE_COMMAND=gone x"}, 127, "", []string{"MIGRATE_COMMAND: find the command"}},
 	} {

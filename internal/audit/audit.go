@@ -91,7 +91,7 @@ type Record struct {
 	Database   string   `json:"database,omitempty"` // with its host, and the role
 	Schemas    []string `json:"schemas,omitempty"`  // or tenants, as they were named
 	Backup     string   `json:"backup,omitempty"`   // that was made, or used
-	Backups    []string `json:"backups,omitempty"`  // that were made, by a run that makes several
+	Backups    []string `json:"backups,omitempty"`  // further ones, of a run that makes several
 	Removing   []string `json:"removing,omitempty"` // what is about to be deleted or dropped for good
 	Removed    []string `json:"removed,omitempty"`  // what was deleted or dropped for good
 	Rebuilt    []string `json:"rebuilt,omitempty"`  // backups whose manifests were rebuilt

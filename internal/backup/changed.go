@@ -72,6 +72,9 @@ func (d *round) moment() *manifest.Snapshot {
 	} else {
 		m.Seal = d.seal
 	}
+	if d.state != nil {
+		m.Catalogs = d.state.Sum
+	}
 	return m
 }
 

@@ -168,6 +168,10 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 	if err != nil {
 		return d.explain(ctx, err)
 	}
+	renamed, err := d.rolesRenamed(ctx)
+	if err != nil {
+		return d.explain(ctx, err)
+	}
 	d.Log.DebugContext(ctx, "Read definitions", "schemas", len(group), "dump_seconds", dumped.Sub(began).Seconds(), "check_seconds", time.Since(dumped).Seconds())
 	var bySchema map[string][]pgdump.Statement
 	if group[0].core {
@@ -192,7 +196,10 @@ func (d *round) dump(ctx context.Context, group []*tenant, results *results, nex
 			results.fail(t, err)
 			continue
 		}
-		if t.definitions == "" {
+		switch {
+		case renamed: // pg_dump wrote the names of the snapshot, the digest is of the newest
+			t.definitions = ""
+		case t.definitions == "":
 			if t.definitions, err = d.byDigest(ctx, t, t.uses); err != nil {
 				return err
 			}
@@ -338,6 +345,16 @@ func (d *round) changes(ctx context.Context) (changed map[uint32]string, err err
 	return changed, err
 }
 
+func (d *round) rolesRenamed(ctx context.Context) (renamed bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err = d.newest(ctx, func(q pg.Querier) error {
+		renamed, err = pg.RolesRenamed(ctx, d.tx, q)
+		return err
+	})
+	return renamed, err
+}
+
 func (d *round) dumpOptions(group []*tenant) pgdump.Options {
 	o := pgdump.Options{
 		Program: d.program.Path, Connect: d.Server.Hijacked, Snapshot: d.snapshot.ID,
@@ -375,36 +392,29 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 		schemas = append(schemas, t.oids...)
 		t.relations, t.details, t.config, t.members, t.matviews = nil, map[uint32]pg.Details{}, nil, nil, nil
 	}
-	relations, err := pg.ReadRelations(ctx, d.tx, schemas)
+	relations, details, err := pg.ReadInventory(ctx, d.tx, schemas)
 	if err != nil {
 		return err
 	}
-	var oids []uint32
 	for _, rel := range relations {
 		t := byName[rel.Schema]
 		if t == nil { // one of core's schemas that hold extensions
 			t = group[0]
 		}
 		t.relations = append(t.relations, rel)
-		oids = append(oids, rel.OID)
+		t.details[rel.OID] = details[rel.OID]
 	}
 	for _, c := range d.config {
-		if t := d.configOwner(group, c); t != nil {
-			t.config = append(t.config, c)
-			oids = append(oids, c.OID)
+		t := d.configOwner(group, c)
+		if t == nil {
+			continue
 		}
-	}
-	details, err := pg.ReadDetails(ctx, d.tx, oids)
-	if err != nil {
-		return err
-	}
-	for _, t := range group {
-		for _, rel := range t.relations {
-			t.details[rel.OID] = details[rel.OID]
+		t.config = append(t.config, c)
+		of, err := pg.ReadDetails(ctx, d.tx, []uint32{c.OID})
+		if err != nil {
+			return err
 		}
-		for _, c := range t.config {
-			t.details[c.OID] = details[c.OID]
-		}
+		maps.Copy(t.details, of)
 	}
 	if !group[0].core && !group[0].reused { // a dump of the whole database has core's
 		members, err := pg.ReadMembership(ctx, d.tx, schemas, d.info.ServerVersionNum)

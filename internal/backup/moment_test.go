@@ -16,6 +16,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 )
 
@@ -213,6 +214,26 @@ func TestDefinitionsOfOneMoment(t *testing.T) {
 	target := pgtest.NewIn(t, w.db.Cluster())
 	for _, tenant := range append([]string{"public"}, all...) {
 		w.load(t, m, tenant, target)
+	}
+}
+
+// TestRoleRenamedUnderTheRun renames an owner after the snapshot: pg_dump writes
+// the old name, which the next backup must not take over.
+func TestRoleRenamedUnderTheRun(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	w.db.Exec(t, `CREATE ROLE renamed_old; CREATE SCHEMA a; CREATE TABLE a.t (x int); ALTER TABLE a.t OWNER TO renamed_old`)
+	w.onStart = func() { w.db.Exec(t, `ALTER ROLE renamed_old RENAME TO renamed_new`) }
+	first := w.run(t)
+	w.onStart = nil
+	if known := entry(t, first, "a").Definitions; known != "" {
+		t.Errorf("definitions of two moments are known by %q", known)
+	}
+	second := w.run(t)
+	for n, want := range map[*manifest.Manifest]string{first: "renamed_old", second: "renamed_new"} {
+		if all := strings.Join(definitions(t, w.open(t, n, "a")), "\n"); strings.Count(all, "renamed_") == 0 || strings.Count(all, "renamed_") != strings.Count(all, want) {
+			t.Errorf("the owner in backup %s is not %s:\n%s", n.ID, want, all)
+		}
 	}
 }
 

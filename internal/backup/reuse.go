@@ -60,16 +60,27 @@ func (d *round) written() string {
 	return fmt.Sprintf("pg_dump-%s/index-%d", d.program.Version, datafile.IndexFormat)
 }
 
-// readCatalogs reads the digests of all schemas that the round may ask for, on a
-// session of its own.
+// catalogSessions is how many sessions read digests: nobody else has work before
+// they are known.
+const catalogSessions = 2
+
+// readCatalogs reads the digests of all schemas that the round may ask for, on
+// sessions of its own.
 func (d *round) readCatalogs(ctx context.Context) (*pg.CatalogDigests, error) {
-	conn, err := d.Server.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer pg.Close(conn)
-	if err := d.snapshot.Import(ctx, conn); err != nil {
-		return nil, err
+	var sessions []pg.Querier
+	for len(sessions) < min(catalogSessions, d.Jobs) {
+		conn, err := d.Server.Connect(ctx)
+		if len(sessions) > 0 && pg.Code(err) == pg.TooManyConnections {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer pg.Close(conn)
+		if err := d.snapshot.Import(ctx, conn); err != nil {
+			return nil, err
+		}
+		sessions = append(sessions, conn)
 	}
 	var core, some []uint32
 	for _, t := range d.candidates() {
@@ -95,7 +106,7 @@ func (d *round) readCatalogs(ctx context.Context) (*pg.CatalogDigests, error) {
 		}
 	}
 	began := time.Now()
-	c, err := pg.ReadCatalogDigests(ctx, conn, d.info.ServerVersionNum, core, some)
+	c, err := pg.ReadCatalogDigests(ctx, sessions, d.info.ServerVersionNum, core, some)
 	d.Log.DebugContext(ctx, "Read the digests of catalogs", "all", some == nil, "seconds", time.Since(began).Seconds())
 	return c, err
 }
@@ -122,6 +133,20 @@ func (d *round) proven(ctx context.Context, p *parent) (bool, error) {
 	}
 	d.proofs[seal] = reason == ""
 	return reason == "", nil
+}
+
+// sameCatalogs reports whether no catalog at all has changed since a parent, of
+// this server's past: then all that is known by digests is what it was.
+func (d *round) sameCatalogs(ctx context.Context, p *parent) (bool, error) {
+	then := p.moment()
+	if same, ok := d.same[then.XID]; ok {
+		return same, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	same, err := d.state.SameSince(ctx, d.tx, then.XID, then.Catalogs)
+	d.same[then.XID] = same
+	return same, err
 }
 
 // byContent is what the definitions of tenants are known by on a server that
@@ -243,6 +268,14 @@ func (d *round) known(ctx context.Context, tenants []*tenant) (reused, others []
 			return nil, nil, err
 		}
 		if !proven {
+			continue
+		}
+		same, err := d.sameCatalogs(ctx, t.parent)
+		if err != nil {
+			return nil, nil, d.explain(ctx, err)
+		}
+		if same && strings.HasSuffix(t.parent.entry.Definitions, "/"+d.written()) {
+			t.reused, t.definitions, t.uses = true, t.parent.entry.Definitions, t.parent.entry.Uses
 			continue
 		}
 		now, err := d.byDigest(ctx, t, t.parent.entry.Uses)

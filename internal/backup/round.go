@@ -88,11 +88,13 @@ type round struct {
 	unclear  string            // why there are none, though there may be such tables
 
 	catalogs func() (*pg.CatalogDigests, error)
-	proofs   map[string]bool // by seal: whether it is of this server's past
+	state    *pg.CatalogState // nil: not known
+	proofs   map[string]bool  // by seal: whether it is of this server's past
+	same     map[string]bool  // by snapshot of a parent: whether no catalog has changed since
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
-	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}, proofs: map[string]bool{}}
+	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}, proofs: map[string]bool{}, same: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -112,6 +114,11 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	}
 	if err := d.makeSeal(ctx); err != nil {
 		return nil, err
+	}
+	if d.seal != "" {
+		if d.state, err = pg.ReadCatalogState(ctx, d.tx, r.info.ServerVersionNum); err != nil {
+			return nil, err
+		}
 	}
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx, r.Schemas...); err != nil {
 		return nil, err

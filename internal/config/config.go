@@ -79,6 +79,8 @@ type Config struct {
 	StopTimeout time.Duration // for what it has interrupted
 
 	Startup Startup // of the command startup
+	Notify  Notify
+	Hooks   Hooks
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
@@ -94,6 +96,28 @@ type Config struct {
 type TenantMaxAge struct {
 	Pattern string        // of names, with * and ?
 	MaxAge  time.Duration // 0: any
+}
+
+// Notify is who is told how runs ended, and of what. Addresses are as the user
+// wrote them: one that makes no sense must not keep anybody from a restore.
+type Notify struct {
+	Runs    string          // scheduled, all or none
+	On      map[string]bool // of success, failed, partial, recovery and health
+	Timeout time.Duration   // of all messages of a run
+
+	Email                  []string // receivers
+	SMTPServer, SMTPTLS    string   // host:port; auto, starttls, implicit or none
+	SMTPUser, SMTPPassword string
+	SMTPFrom               string // empty: made up
+
+	SlackWebhook, WebhookURL, WebhookSecret, HeartbeatURL string // all of them secrets; empty: not wanted
+}
+
+// Hooks are programs with their arguments that run before and after others; empty:
+// none.
+type Hooks struct {
+	BeforeBackup, AfterBackup, BeforeRestore, AfterRestore []string
+	Timeout                                                time.Duration // of each
 }
 
 // Source says where the value of a setting came from.

@@ -129,7 +129,7 @@ func (f *file) find(s Setting) (value, bool, error) {
 		if e.key != s.Key && !secretFile {
 			continue
 		}
-		texts, err := e.texts(s.List)
+		texts, err := e.texts(s)
 		if err == nil && secretFile && len(texts) > 0 {
 			texts[0], err = readSecret(texts[0])
 		}
@@ -154,7 +154,7 @@ func (f *file) warnings() []string {
 			continue
 		}
 		if text := v.texts[0]; s.show(v.texts) != text {
-			return []string{fmt.Sprintf("%s holds a password and can be read by others: chmod 600 %s", v.source, f.path)}
+			return []string{fmt.Sprintf("%s holds a secret and can be read by others: chmod 600 %s", v.source, f.path)}
 		}
 	}
 	return nil
@@ -164,10 +164,10 @@ func (f *file) source(e entry) Source {
 	return Source{Kind: FromFile, Name: e.key, File: f.path, Line: e.line}
 }
 
-// texts returns the values of an entry; none where it is empty.
-func (e entry) texts(list bool) ([]string, error) {
+// texts returns the values of an entry for a setting; none where it is empty.
+func (e entry) texts(s Setting) ([]string, error) {
 	nodes := []*yaml.Node{e.node}
-	if e.node.Kind == yaml.SequenceNode && list {
+	if e.node.Kind == yaml.SequenceNode && s.List {
 		nodes = e.node.Content
 	}
 	var texts []string
@@ -176,9 +176,9 @@ func (e entry) texts(list bool) ([]string, error) {
 			n = n.Alias
 		}
 		if n.Kind != yaml.ScalarNode {
-			return nil, errors.New(map[bool]string{true: "is not a name or a list of names", false: "is not a single value"}[list])
+			return nil, errors.New(map[bool]string{true: "is not a name or a list of names", false: "is not a single value"}[s.List])
 		}
-		if n.Tag != "!!null" && strings.TrimSpace(n.Value) != "" {
+		if n.Tag != "!!null" && (strings.TrimSpace(n.Value) != "" || s.Words && len(texts) > 0) {
 			texts = append(texts, n.Value)
 		}
 	}

@@ -18,6 +18,7 @@ type Setting struct {
 	Help    string   // one line for --help, lower case
 	Kind    string   // name of the value in --help: PATH, N, …
 	List    bool     // takes several values
+	Words   bool     // the values are a program and its arguments: an argument may be empty
 	Secret  bool     // not shown, and readable from a file of its own
 	Switch  bool     // true or false; the flag alone means true
 	Toggles []Toggle // other ways to give it
@@ -263,6 +264,96 @@ func settings() []Setting {
 			Key: "lock-timeout", Flag: "lock-timeout", Env: "BACKUP_LOCK_TIMEOUT", Default: "5s", Kind: "DURATION",
 			Help:  "how long to wait for a lock before giving it up and trying again",
 			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.LockTimeout = v }),
+		},
+		{
+			Key: "notify", Flag: "notify", Env: "BACKUP_NOTIFY", Default: "scheduled", Kind: "RUNS", Switch: true,
+			Help:  "which runs are told of: scheduled, all (the flag alone), or none",
+			apply: one(parseNotify, func(c *Config, v string) { c.Notify.Runs = v }),
+		},
+		{
+			Key: "notify-on", Flag: "notify-on", Env: "BACKUP_NOTIFY_ON", Default: "failure", Kind: "EVENT", List: true,
+			Help:  "what is told of: failure (failed and partial runs, recovery, health) or success (all of that, and runs that went well); or single ones of failed, partial, recovery, health",
+			apply: parseNotifyOn,
+		},
+		{
+			Key: "notify-timeout", Flag: "notify-timeout", Env: "BACKUP_NOTIFY_TIMEOUT", Default: "30s", Kind: "DURATION",
+			Help:  "how long all messages of a run may take together; what is not delivered then is kept for the next one",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.Notify.Timeout = v }),
+		},
+		{
+			Key: "notification-email", Flag: "notification-email", Env: "BACKUP_NOTIFICATION_EMAIL", Kind: "ADDRESS", List: true,
+			Help:  "who gets e-mails; repeat it for more",
+			apply: many(func(c *Config, v []string) { c.Notify.Email = v }),
+		},
+		{
+			Key: "smtp-server", Flag: "smtp-server", Env: "BACKUP_SMTP_SERVER", Default: "localhost:25", Kind: "HOST:PORT",
+			Help:  "mail server that takes the e-mails",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.SMTPServer = strings.TrimSpace(v) }),
+		},
+		{
+			Key: "smtp-tls", Flag: "smtp-tls", Env: "BACKUP_SMTP_TLS", Default: "auto", Kind: "MODE",
+			Help:  "starttls, implicit, none, or auto: implicit on port 465, else starttls, which only localhost may lack",
+			apply: one(oneOf("auto", "starttls", "implicit", "none"), func(c *Config, v string) { c.Notify.SMTPTLS = v }),
+		},
+		{
+			Key: "smtp-user", Flag: "smtp-user", Env: "BACKUP_SMTP_USER", Kind: "NAME",
+			Help:  "user at the mail server",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.SMTPUser = v }),
+		},
+		{
+			Key: "smtp-password", Env: "BACKUP_SMTP_PASSWORD", Secret: true,
+			Help:  "password at the mail server",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.SMTPPassword = v }),
+		},
+		{
+			Key: "smtp-from", Flag: "smtp-from", Env: "BACKUP_SMTP_FROM", Kind: "ADDRESS",
+			Help:  "sender of the e-mails; else tenantkeep at this machine",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.SMTPFrom = v }),
+		},
+		{
+			Key: "slack-webhook", Env: "BACKUP_SLACK_WEBHOOK", Secret: true,
+			Help:  "incoming webhook of Slack",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.SlackWebhook = v }),
+		},
+		{
+			Key: "webhook-url", Env: "BACKUP_WEBHOOK_URL", Secret: true,
+			Help:  "address that gets events as JSON",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.WebhookURL = v }),
+		},
+		{
+			Key: "webhook-secret", Env: "BACKUP_WEBHOOK_SECRET", Secret: true,
+			Help:  "what these are signed with",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.WebhookSecret = v }),
+		},
+		{
+			Key: "heartbeat-url", Env: "BACKUP_HEARTBEAT_URL", Secret: true,
+			Help:  "dead-man switch that is pinged when a backup starts, succeeds (the address itself) and fails (/start, /fail)",
+			apply: one(asIs, func(c *Config, v string) { c.Notify.HeartbeatURL = v }),
+		},
+		{
+			Key: "before-backup", Env: "BACKUP_HOOK_BEFORE_BACKUP", List: true, Words: true,
+			Help:  "program, with its arguments, that runs before a backup; if it fails, so does the backup",
+			apply: many(func(c *Config, v []string) { c.Hooks.BeforeBackup = v }),
+		},
+		{
+			Key: "after-backup", Env: "BACKUP_HOOK_AFTER_BACKUP", List: true, Words: true,
+			Help:  "program, with its arguments, that runs after a backup, however it ended",
+			apply: many(func(c *Config, v []string) { c.Hooks.AfterBackup = v }),
+		},
+		{
+			Key: "before-restore", Env: "BACKUP_HOOK_BEFORE_RESTORE", List: true, Words: true,
+			Help:  "program, with its arguments, that runs before a restore or a rollback changes anything; if it fails, nothing is changed",
+			apply: many(func(c *Config, v []string) { c.Hooks.BeforeRestore = v }),
+		},
+		{
+			Key: "after-restore", Env: "BACKUP_HOOK_AFTER_RESTORE", List: true, Words: true,
+			Help:  "program, with its arguments, that runs after a restore or a rollback, however it ended",
+			apply: many(func(c *Config, v []string) { c.Hooks.AfterRestore = v }),
+		},
+		{
+			Key: "hook-timeout", Flag: "hook-timeout", Env: "BACKUP_HOOK_TIMEOUT", Default: "5m", Kind: "DURATION",
+			Help:  "how long each of these programs may take",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.Hooks.Timeout = v }),
 		},
 	}, startupSettings()...)
 }

@@ -40,6 +40,9 @@ func (j *judge) run() {
 	if newest != nil {
 		ended = newest.Time
 	}
+	if j.TrailErr != "" {
+		v.find(Warning, "the audit trail cannot be read: of runs that failed nobody knows", "let tenantkeep read --log-dir (BACKUP_LOG_DIR)").Cause = firstLine(j.TrailErr)
+	}
 	if t := j.Trail; t != nil {
 		if t.Failed.After(t.Success) {
 			v.find(Warning, fmt.Sprintf("the last run failed %s ago", span(j.Now.Sub(t.Failed))), remedy).Cause = firstLine(t.Error)
@@ -218,7 +221,14 @@ func (j *judge) leftovers() {
 func (j *judge) notifications() {
 	v := &verdict{name: CheckNotifications}
 	for _, f := range j.NotifierFailures {
-		v.find(Warning, fmt.Sprintf("%s has not delivered %s since %s", f.Notifier, english.Plural(f.Count, "message", ""), moment(f.Since)), "tenantkeep notify --test").Cause = firstLine(f.Error)
+		message := f.Notifier + " does not work"
+		if f.Count > 0 {
+			message = fmt.Sprintf("%s has not delivered %s", f.Notifier, english.Plural(f.Count, "message", ""))
+		}
+		if !f.Since.IsZero() {
+			message += " since " + moment(f.Since)
+		}
+		v.find(Warning, message, "tenantkeep notify --test").Cause = firstLine(f.Error)
 	}
 	j.unknown(v)
 	j.close(v, "no message waits to be delivered")

@@ -24,8 +24,9 @@ type Facts struct {
 	Integrity Integrity
 	Retention Retention
 	// Trail says what the audit trail tells of runs; nil: there is none, or it
-	// cannot be read.
+	// cannot be read, for which TrailErr is the reason.
 	Trail     *Trail
+	TrailErr  string
 	Schedule  Schedule
 	Proof     Proof
 	Locks     []Lock
@@ -170,8 +171,8 @@ type Leftover struct {
 // NotifierFailure is a way to tell people that does not work.
 type NotifierFailure struct {
 	Notifier string
-	Since    time.Time
-	Count    int // messages that wait, or were given up
+	Since    time.Time // zero: not known
+	Count    int       // messages that wait
 	Error    string
 }
 

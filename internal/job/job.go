@@ -28,20 +28,18 @@ type Step struct {
 // Parts are what a run does besides its backups. Each may be nil.
 type Parts struct {
 	// Before comes before anything is done. After an error nothing is.
-	Before func(context.Context) error
+	Before func(context.Context, []Step) error
 	// Retain removes what is too old. It is left out unless all of core and tenants
 	// that was to be saved is saved.
 	Retain func(context.Context) error
-	// After comes in the end, however the run ended. Its error is only warned of:
-	// the backups are what they are.
-	After func(context.Context, *Outcome) error
-	// Tell tells others how the run ended, whatever came of it. It must not take
-	// long, and has no error: nobody would be there to hear of it.
+	// After comes in the end, however the run ended, where Before came. What goes
+	// wrong in it changes nothing: the backups are what they are.
+	After func(context.Context, *Outcome)
+	// Tell tells others how the run ended, whatever came of it. It must not take long.
 	Tell func(context.Context, *Outcome)
 
-	Warn func(err error)      // hears of what does not make the run fail
-	Now  func() time.Time     // nil: time.Now
-	Done func(result *Backup) // hears of each backup at once
+	Done func(*Backup)    // hears of each backup at once
+	Now  func() time.Time // nil: time.Now
 }
 
 // Kind is how a run ended.
@@ -63,6 +61,16 @@ type Outcome struct {
 	Retained     bool     // retention was done, to its end
 	Err          error    // all that went wrong
 	Kind         Kind
+
+	began bool // Before was called
+}
+
+// First is what came of the first backup; where none was tried, of the run.
+func (o *Outcome) First() Backup {
+	if len(o.Backups) == 0 {
+		return Backup{Err: o.Err}
+	}
+	return o.Backups[0]
 }
 
 // Backup is what came of one step.
@@ -84,8 +92,9 @@ func Run(ctx context.Context, steps []Step, p Parts) (*Outcome, error) {
 }
 
 func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
+	o.began = true
 	if p.Before != nil {
-		if err := p.Before(ctx); err != nil {
+		if err := p.Before(ctx, steps); err != nil {
 			return err
 		}
 	}
@@ -136,13 +145,9 @@ func (s *Step) run(ctx context.Context) Backup {
 func (o *Outcome) finish(ctx context.Context, p Parts) error {
 	o.Ended = p.Now()
 	o.Kind = o.kind(ctx)
-	// Whoever was told that it begins wants to know that it ended, also if
-	// somebody pressed Ctrl+C.
-	ctx = context.WithoutCancel(ctx)
-	if p.After != nil {
-		if err := p.After(ctx, o); err != nil && p.Warn != nil {
-			p.Warn(err)
-		}
+	// Both get the context also after a signal ended it: they say what they do then.
+	if p.After != nil && o.began {
+		p.After(ctx, o)
 	}
 	if p.Tell != nil {
 		p.Tell(ctx, o)

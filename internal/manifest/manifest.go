@@ -110,6 +110,8 @@ type Snapshot struct {
 	XID  string    `json:"xid,omitempty"` // pg_current_snapshot() in text form
 	Mark *Mark     `json:"mark,omitempty"`
 	Seal string    `json:"seal,omitempty"` // proof of the server's history, where there is no mark, which has one
+	// Catalogs is the sum of the catalogs' state; see package pg.
+	Catalogs string `json:"catalogs,omitempty"`
 }
 
 // Proof is the seal of the snapshot, its mark's or its own; empty where it has

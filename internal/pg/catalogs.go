@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 // CatalogDigests tell whether catalog rows from which pg_dump writes
@@ -58,6 +60,9 @@ type catalogPart struct {
 	rarely string   // a column that is taken in as text where it is not null
 	whole  string   // catalog of which the columns are hashed, since others change without meaning
 }
+
+// userMappings is a view, whose rows have no transaction.
+const userMappings = "pg_catalog.pg_user_mappings"
 
 // catalogParts are all rows that pg_dump reads.
 func catalogParts(versionNum int) []catalogPart {
@@ -155,8 +160,10 @@ func catalogParts(versionNum int) []catalogPart {
 		of("pg_publication_rel", "prrelid", "c.oid::int8"),
 		of("pg_policy", "polrelid", "c.oid::int8", "(SELECT array_agg(pg_catalog.pg_get_userbyid(p.role)::text) FROM unnest(c.polroles) p (role))"),
 		// Those of foreign keys come and go on the tables that others refer to.
+		// Of partitions pg_dump compares them with their parent's.
 		{
-			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE c.tgrelid >= " + firstUser + " AND (NOT c.tgisinternal OR c.tgparentid <> 0)", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
+			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE c.tgrelid >= " + firstUser +
+				" AND (NOT c.tgisinternal OR c.tgparentid <> 0 OR r.relkind = 'p')", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
 		},
 		{from: "pg_catalog.pg_enum c JOIN pg_catalog.pg_type t ON t.oid = c.enumtypid", schema: "t.typnamespace", id: "c.oid::int8"},
 		{from: "pg_catalog.pg_range c JOIN pg_catalog.pg_type t ON t.oid = c.rngtypid", schema: "t.typnamespace", id: "c.rngtypid::int8"},
@@ -183,11 +190,15 @@ func catalogParts(versionNum int) []catalogPart {
 		none("pg_foreign_data_wrapper", user+"(c.fdwowner)", "c.fdwacl::text"),
 		none("pg_foreign_server", user+"(c.srvowner)", "c.srvacl::text"),
 		{
-			from: "pg_catalog.pg_user_mappings c", schema: noSchema, id: "c.umid::int8",
+			from: userMappings + " c", schema: noSchema, id: "c.umid::int8",
 			more: []string{"-", "c.srvname", "c.usename", "c.umoptions"},
 		},
 		none("pg_event_trigger", user+"(c.evtowner)"),
 		none("pg_publication", user+"(c.pubowner)"),
+	}
+	if versionNum < minCatalogState {
+		i := slices.IndexFunc(list, func(p catalogPart) bool { return strings.HasPrefix(p.from, "pg_catalog.pg_index ") })
+		list[i].more = []string{"c.indisvalid", "c.indisready"}
 	}
 	if versionNum >= 150000 {
 		list = append(list,
@@ -230,8 +241,18 @@ func (p catalogPart) sql(f *Fingerprinter, some bool) string {
 }
 
 // ReadCatalogDigests reads the digests of schemas and of core, which consists of
-// the given schemas and what is in none. No schemas means all.
-func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, schemas []uint32) (*CatalogDigests, error) {
+// the given schemas and what is in none. No schemas means all. The sessions, of
+// one snapshot, share the work.
+func ReadCatalogDigests(ctx context.Context, sessions []Querier, versionNum int, core, schemas []uint32) (*CatalogDigests, error) {
+	d, err := readCatalogDigests(ctx, sessions, versionNum, core, schemas)
+	if err != nil {
+		return nil, fmt.Errorf("read digests of catalogs: %w", err)
+	}
+	return d, nil
+}
+
+func readCatalogDigests(ctx context.Context, sessions []Querier, versionNum int, core, schemas []uint32) (*CatalogDigests, error) {
+	q := sessions[0]
 	f, err := NewFingerprinter(ctx, q)
 	if err != nil {
 		return nil, err
@@ -240,12 +261,12 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	rows, err := q.Query(ctx, `
 		SELECT objid FROM pg_catalog.pg_depend
 		WHERE refclassid = 'pg_catalog.pg_extension'::regclass AND classid = 'pg_catalog.pg_namespace'::regclass AND deptype = 'e'`)
-	var ofExtensions []uint32
-	if err == nil {
-		ofExtensions, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
-	}
 	if err != nil {
-		return nil, fmt.Errorf("read digests of catalogs: %w", err)
+		return nil, err
+	}
+	ofExtensions, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	if err != nil {
+		return nil, err
 	}
 	core = slices.Concat(core, systemSchemas, ofExtensions, []uint32{NoSchema})
 	some := schemas != nil
@@ -253,40 +274,53 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	if some {
 		schemas = slices.Concat(schemas, core)
 		if relations, err = relationsOf(ctx, q, schemas); err != nil {
-			return nil, fmt.Errorf("read digests of catalogs: %w", err)
+			return nil, err
 		}
 	}
+
+	parts := catalogParts(versionNum)
+	sums := make([][]catalogSum, len(parts))
+	var next atomic.Int64
+	g, groupCtx := errgroup.WithContext(ctx)
+	for _, q := range sessions {
+		g.Go(func() error {
+			for i := int(next.Add(1)) - 1; i < len(parts); i = int(next.Add(1)) - 1 {
+				p := parts[i]
+				some := some && p.schema != noSchema
+				var args []any
+				switch {
+				case some && p.table != "":
+					args = []any{relations}
+				case some:
+					args = []any{schemas}
+				}
+				rows, err := q.Query(groupCtx, p.sql(f, some), args...)
+				if err != nil {
+					return err
+				}
+				if sums[i], err = pgx.CollectRows(rows, pgx.RowToStructByPos[catalogSum]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+
 	isCore := map[uint32]bool{}
 	for _, oid := range core {
 		isCore[oid] = true
 	}
 	lines := map[uint32][]string{}
-	for i, p := range catalogParts(versionNum) {
-		some := some && p.schema != noSchema
-		var args []any
-		switch {
-		case some && p.table != "":
-			args = []any{relations}
-		case some:
-			args = []any{schemas}
-		}
-		rows, err := q.Query(ctx, p.sql(f, some), args...)
-		if err != nil {
-			return nil, fmt.Errorf("read digests of catalogs: %w", err)
-		}
-		var schema uint32
-		var count int64
-		var sum string
-		_, err = pgx.ForEachRow(rows, []any{&schema, &count, &sum}, func() error {
-			if isCore[schema] {
-				lines[NoSchema] = append(lines[NoSchema], fmt.Sprintf("%d %d %d %s\n", i, schema, count, sum))
+	for i, list := range sums {
+		for _, s := range list {
+			if isCore[s.Schema] {
+				lines[NoSchema] = append(lines[NoSchema], fmt.Sprintf("%d %d %d %s\n", i, s.Schema, s.Rows, s.Sum))
 			} else {
-				lines[schema] = append(lines[schema], fmt.Sprintf("%d %d %s\n", i, count, sum))
+				lines[s.Schema] = append(lines[s.Schema], fmt.Sprintf("%d %d %s\n", i, s.Rows, s.Sum))
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("read digests of catalogs: %w", err)
 		}
 	}
 	d := &CatalogDigests{Core: catalogDigest(versionNum, lines[NoSchema]), Schemas: map[uint32]string{}}
@@ -300,12 +334,82 @@ func ReadCatalogDigests(ctx context.Context, q Querier, versionNum int, core, sc
 	err = q.QueryRow(ctx, `SELECT count(*), sum(`+f.quickHash("c.oid::int8", "c.xmin::text", "pg_catalog.pg_get_userbyid(c.lomowner)", "c.lomacl::text")+
 		`)::text FROM pg_catalog.pg_largeobject_metadata c`).Scan(&count, &sum)
 	if err != nil {
-		return nil, fmt.Errorf("read digests of catalogs: %w", err)
+		return nil, err
 	}
 	if sum != nil {
 		d.LargeObjects = catalogDigest(versionNum, []string{fmt.Sprint(count, *sum)})
 	}
 	return d, nil
+}
+
+// catalogSum is what a part has of one schema.
+type catalogSum struct {
+	Schema uint32
+	Rows   int64
+	Sum    string
+}
+
+// CatalogState tells in little time that no digest has changed since an earlier
+// moment of the same history: where no row is as young as that moment, and there
+// are as many as there were, they are the same ones.
+type CatalogState struct {
+	// Sum is the same for two moments only if the catalogs had as many rows, and
+	// roles and tablespaces, whose names digests hold, were called the same.
+	Sum string
+	// age is how many transactions ago the youngest row was written.
+	age int64
+}
+
+// minCatalogState is the first version that makes an index valid by writing its
+// row anew, instead of over what it was.
+const minCatalogState = 140000
+
+// ReadCatalogState reads the state of the catalogs that digests are made of; nil
+// where the server is too old.
+func ReadCatalogState(ctx context.Context, tx Querier, versionNum int) (*CatalogState, error) {
+	if versionNum < minCatalogState {
+		return nil, nil
+	}
+	tables := []string{"pg_catalog.pg_largeobject_metadata"}
+	for _, p := range catalogParts(versionNum) {
+		if table, _, _ := strings.Cut(p.from, " "); table != userMappings && !slices.Contains(tables, table) {
+			tables = append(tables, table)
+		}
+	}
+	var counts []string
+	for _, table := range tables {
+		counts = append(counts, "SELECT '"+table+"' AS name, count(*) AS rows, min(age(c.xmin)) AS age FROM "+table+" c")
+	}
+	s := &CatalogState{}
+	var found string
+	err := tx.QueryRow(ctx, `
+		WITH catalog AS MATERIALIZED (`+strings.Join(counts, " UNION ALL ")+`)
+		SELECT (SELECT min(age) FROM catalog), pg_catalog.concat_ws(E'\n',
+			(SELECT string_agg(name || ' ' || rows, ' ' ORDER BY name) FROM catalog),
+			(SELECT pg_catalog.md5(string_agg(oid || ' ' || pg_catalog.pg_get_userbyid(oid), ' ' ORDER BY oid)) FROM pg_catalog.pg_roles),
+			(SELECT pg_catalog.md5(string_agg(oid || ' ' || spcname, ' ' ORDER BY oid)) FROM pg_catalog.pg_tablespace),
+			(SELECT pg_catalog.md5(string_agg(c::text, ' ' ORDER BY umid)) FROM `+userMappings+` c))`).Scan(&s.age, &found)
+	if err != nil {
+		return nil, fmt.Errorf("count rows of catalogs: %w", err)
+	}
+	s.Sum = catalogDigest(versionNum, []string{found})
+	return s, nil
+}
+
+// SameSince reports whether the catalogs are what they were at an earlier
+// snapshot, given as the text of pg_current_snapshot, which had this sum. It is
+// to be asked on the transaction that read the state, and means something only
+// where the server has the history of that snapshot, see CheckSeal.
+func (s *CatalogState) SameSince(ctx context.Context, tx Querier, snapshot, sum string) (bool, error) {
+	if s == nil || sum == "" || s.Sum != sum {
+		return false, nil
+	}
+	xmin, _, _ := strings.Cut(snapshot, ":")
+	var age int64
+	if err := tx.QueryRow(ctx, `SELECT age($1::text::xid)`, xid32(xmin)).Scan(&age); err != nil {
+		return false, fmt.Errorf("compare ages of catalogs: %w", err)
+	}
+	return s.age > age && age >= 0, nil
 }
 
 // relationsOf lists what users have in schemas of pg_class. It has no index by

@@ -23,6 +23,7 @@ var definitionCatalogs = []struct {
 }{
 	{table: "pg_class", schema: "c.relnamespace"},
 	{table: "pg_type", schema: "c.typnamespace"},
+	{table: "pg_enum", schema: "t.typnamespace", join: "JOIN pg_catalog.pg_type t ON t.oid = c.enumtypid"},
 	{table: "pg_proc", schema: "c.pronamespace"},
 	{table: "pg_namespace", schema: "c.oid"},
 	{table: "pg_constraint", schema: "c.connamespace"},
@@ -110,6 +111,19 @@ func ChangedDefinitions(ctx context.Context, tx, fresh Querier, snapshot *Snapsh
 		}
 	}
 	return changed, nil
+}
+
+// RolesRenamed reports whether between the snapshot of tx and now, which fresh
+// sees, a role was made, dropped or renamed.
+func RolesRenamed(ctx context.Context, tx, fresh Querier) (bool, error) {
+	var names [2]*string
+	for i, q := range []Querier{tx, fresh} {
+		err := q.QueryRow(ctx, `SELECT string_agg(oid || ' ' || rolname, E'\n' ORDER BY oid) FROM pg_catalog.pg_roles`).Scan(&names[i])
+		if err != nil {
+			return false, fmt.Errorf("look for changes of roles: %w", err)
+		}
+	}
+	return *names[0] != *names[1], nil
 }
 
 type digest struct {

@@ -60,6 +60,13 @@ var changesOfDefinitions = []change{
 	{sql: `ALTER TABLESPACE fp_space RENAME TO fp_place`, changes: "bystander"},
 	{sql: `ALTER TABLE bystander.g SET TABLESPACE pg_default; ALTER INDEX bystander.t_pkey SET TABLESPACE pg_default`, changes: "bystander"},
 
+	{
+		sql: `CREATE TABLE bystander.referred (id integer PRIMARY KEY); CREATE TABLE bystander.ranges (id integer REFERENCES bystander.referred) PARTITION BY RANGE (id);
+			CREATE TABLE bystander.ranges_1 PARTITION OF bystander.ranges DEFAULT`,
+		changes: "bystander",
+	},
+	{sql: `ALTER TABLE ONLY bystander.ranges DISABLE TRIGGER ALL`, changes: "bystander", since: 15}, // that of its foreign key
+
 	// Sequences.
 	{sql: `CREATE SEQUENCE bystander.s`, changes: "bystander"},
 	{sql: `ALTER SEQUENCE bystander.s INCREMENT 3`, changes: "bystander"},

@@ -95,7 +95,7 @@ func digested(t *testing.T, server *pg.Server) map[string]string {
 			core = append(core, s.OID)
 		}
 	}
-	d, err := pg.ReadCatalogDigests(ctx, conn, pg.VersionNum(conn), core, nil)
+	d, err := pg.ReadCatalogDigests(ctx, []pg.Querier{conn}, pg.VersionNum(conn), core, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func digested(t *testing.T, server *pg.Server) map[string]string {
 		}
 	}
 	all["core"] = d.Core + d.LargeObjects + others(append(core, pg.NoSchema)...)
-	few, err := pg.ReadCatalogDigests(ctx, conn, pg.VersionNum(conn), core, []uint32{byName["app"]})
+	few, err := pg.ReadCatalogDigests(ctx, []pg.Querier{conn}, pg.VersionNum(conn), core, []uint32{byName["app"]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +124,38 @@ func digested(t *testing.T, server *pg.Server) map[string]string {
 		t.Error("read alone, the digests of app are others")
 	}
 	return all
+}
+
+// moment is a snapshot with the state of the catalogs in it.
+type moment struct{ xids, sum string }
+
+// unchanged reports whether the state of the catalogs is still that of a moment,
+// and returns that of now.
+func (m moment) unchanged(t *testing.T, server *pg.Server) (bool, moment) {
+	t.Helper()
+	ctx := t.Context()
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close(conn)
+	tx, snapshot, err := pg.ExportSnapshot(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := pg.ReadCatalogState(ctx, tx, pg.VersionNum(conn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := state.SameSince(ctx, tx, m.xids, m.sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := moment{xids: snapshot.XIDs}
+	if state != nil {
+		now.sum = state.Sum
+	}
+	return same, now
 }
 
 // differing lists the keys at which two maps differ.
@@ -199,6 +231,14 @@ func TestFingerprintsSeeEveryChange(t *testing.T) {
 	eachDump := os.Getenv("TENANTKEEP_TEST_EACH_DUMP") != ""
 
 	fingerprints, texts, digests := fingerprinted(t, server), scripts(t, db, server, core), digested(t, server)
+	var at moment
+	_, at = at.unchanged(t, server)
+	for _, sql := range []string{`INSERT INTO bystander.t VALUES (1000)`, `DELETE FROM bystander.t WHERE id = 1000`, `VACUUM ANALYZE bystander.t`, `CREATE TEMP TABLE passing (id int); DROP TABLE passing`} {
+		db.Exec(t, sql)
+	}
+	if same, _ := at.unchanged(t, server); same != (cluster.Programs.Major >= 14) {
+		t.Errorf("after changes of rows the catalogs are the same: %t", same)
+	}
 	seen := map[string]bool{} // to have changed since pg_dump ran
 	for i, c := range changesOfDefinitions {
 		if cluster.Programs.Major < c.since {
@@ -209,6 +249,10 @@ func TestFingerprintsSeeEveryChange(t *testing.T) {
 		fingerprints = fingerprinted(t, server)
 		digestsBefore := digests
 		digests = digested(t, server)
+		var unnoticed bool
+		if unnoticed, at = at.unchanged(t, server); unnoticed && len(differing(digestsBefore, digests, same)) > 0 {
+			t.Errorf("%s\nleaves the state of the catalogs as it was", c.sql)
+		}
 		for _, name := range strings.Fields(c.changes) {
 			// Subscriptions are in no backup: pg_dump is told to leave them out.
 			if digestsBefore[name] == digests[name] && !strings.Contains(c.sql, "SUBSCRIPTION") {

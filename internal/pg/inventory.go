@@ -177,19 +177,39 @@ type Details struct {
 	Filtered  bool     // row-level security would hide rows from the role
 }
 
-// relationsSQL finds relations through the dependencies on their schema,
-// which are indexed; pg_class has no index by schema.
-const relationsSQL = `
-	SELECT n.nspname, c.oid, c.relname, c.relkind::text, c.relfilenode, c.relispartition, c.relpersistence::text
-	FROM pg_catalog.pg_depend d
-	JOIN pg_catalog.pg_class c ON c.oid = d.objid
-	JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
-	WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
-	AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
-	AND NOT EXISTS (
-		SELECT FROM pg_catalog.pg_depend e
-		WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
-	ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
+const (
+	relationFields = `n.nspname, c.oid, c.relname, c.relkind::text, c.relfilenode, c.relispartition, c.relpersistence::text`
+
+	detailFields = `coalesce(m.amname = 'heap', false), c.relispopulated,
+		-- null where it was dropped after the snapshot, which is found later
+		coalesce(CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, true),
+		c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
+		CASE WHEN c.relkind IN ('r', 'p', 'm') THEN ARRAY(
+			SELECT a.attname::text FROM pg_catalog.pg_attribute a
+			WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) ELSE '{}' END`
+
+	// relationsOfSchemas finds relations through the dependencies on their
+	// schema, which are indexed; pg_class has no index by schema.
+	relationsOfSchemas = `
+		FROM pg_catalog.pg_depend d
+		JOIN pg_catalog.pg_class c ON c.oid = d.objid
+		JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
+		LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
+		WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
+		AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
+		AND NOT EXISTS (
+			SELECT FROM pg_catalog.pg_depend e
+			WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
+		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
+)
+
+func (r *Relation) fields() []any {
+	return []any{&r.Schema, &r.OID, &r.Name, &r.Kind, &r.Filenode, &r.Partition, &r.Persistent}
+}
+
+func (d *Details) fields() []any {
+	return []any{&d.Heap, &d.Populated, &d.Readable, &d.Filtered, &d.Copied}
+}
 
 // Touched tells in little time whether relations of schemas may have changed
 // since a snapshot that showed these: whether one is gone, or the catalogs have a
@@ -215,18 +235,38 @@ func Touched(ctx context.Context, q Querier, schemas, relations []uint32, snapsh
 // ReadRelations lists the relations of schemas, but for those of extensions,
 // in the order of schema and name.
 func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation, error) {
-	rows, err := q.Query(ctx, relationsSQL, schemas)
+	rows, err := q.Query(ctx, `SELECT `+relationFields+relationsOfSchemas, schemas)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Relation, error) {
 		var r Relation
-		return r, row.Scan(&r.Schema, &r.OID, &r.Name, &r.Kind, &r.Filenode, &r.Partition, &r.Persistent)
+		return r, row.Scan(r.fields()...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	return list, nil
+}
+
+// ReadInventory lists what ReadRelations does, and adds the details by OID.
+func ReadInventory(ctx context.Context, q Querier, schemas []uint32) ([]Relation, map[uint32]Details, error) {
+	rows, err := q.Query(ctx, `SELECT `+relationFields+`, `+detailFields+relationsOfSchemas, schemas)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list tables: %w", err)
+	}
+	details := map[uint32]Details{}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Relation, error) {
+		var r Relation
+		var d Details
+		err := row.Scan(append(r.fields(), d.fields()...)...)
+		details[r.OID] = d
+		return r, err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list tables: %w", err)
+	}
+	return list, details, nil
 }
 
 // ReadColumns reads a digest of which transactions wrote the columns of tables
@@ -254,28 +294,21 @@ func ReadColumns(ctx context.Context, q Querier, oids []uint32) (map[uint32]stri
 // ReadDetails reads the details of relations by their OID.
 func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Details, error) {
 	rows, err := q.Query(ctx, `
-		SELECT c.oid, coalesce(m.amname = 'heap', false), c.relispopulated,
-			-- null where it was dropped after the snapshot, which is found later
-			coalesce(CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, true),
-			c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
-			CASE WHEN c.relkind IN ('r', 'p', 'm') THEN ARRAY(
-				SELECT a.attname::text FROM pg_catalog.pg_attribute a
-				WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) ELSE '{}' END
+		SELECT c.oid, `+detailFields+`
 		FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
 		WHERE c.oid = ANY($1)`, oids)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
 	details := make(map[uint32]Details, len(oids))
-	for rows.Next() {
-		var oid uint32
-		var d Details
-		if err := rows.Scan(&oid, &d.Heap, &d.Populated, &d.Readable, &d.Filtered, &d.Copied); err != nil {
-			return nil, fmt.Errorf("read tables: %w", err)
-		}
+	var oid uint32
+	var d Details
+	_, err = pgx.ForEachRow(rows, append([]any{&oid}, d.fields()...), func() error {
 		details[oid] = d
-	}
-	if err := rows.Err(); err != nil {
+		d = Details{}
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
 	return details, nil

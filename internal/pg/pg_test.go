@@ -335,7 +335,7 @@ func TestChangedDefinitions(t *testing.T) {
 	for _, sql := range []string{
 		"CREATE INDEX ON a.t (x)", "CREATE OR REPLACE VIEW a.v AS SELECT x + 1 AS x FROM a.t", "ALTER TABLE a.t ADD CHECK (x > 0)",
 		"CREATE TRIGGER g BEFORE INSERT ON a.t FOR EACH ROW EXECUTE FUNCTION a.f()", "ALTER FUNCTION a.f() IMMUTABLE", "ALTER TABLE a.t ALTER x SET DEFAULT 7",
-		"CREATE POLICY p ON a.t", "CREATE TYPE a.e AS ENUM ('x')", "CREATE STATISTICS a.s ON x, (x + 1) FROM a.t", "ALTER SCHEMA a RENAME TO aa", "DROP SCHEMA aa CASCADE",
+		"CREATE POLICY p ON a.t", "CREATE TYPE a.e AS ENUM ('x')", "ALTER TYPE a.e RENAME VALUE 'x' TO 'y'", "CREATE STATISTICS a.s ON x, (x + 1) FROM a.t", "ALTER SCHEMA a RENAME TO aa", "DROP SCHEMA aa CASCADE",
 	} {
 		pg.Close(held)
 		held = connect(t, db)

@@ -112,11 +112,16 @@ func (s *Server) current() *pgx.ConnConfig {
 // String names user, host and database, never the password.
 func (s *Server) String() string {
 	c := s.current()
-	host := c.Host
-	if !strings.HasPrefix(host, "/") {
-		host = net.JoinHostPort(host, strconv.Itoa(int(c.Port)))
+	return fmt.Sprintf("database %q on %s as %q", c.Database, s.Address(), c.User)
+}
+
+// Address is host and port of the server, or the folder of its socket.
+func (s *Server) Address() string {
+	c := s.current()
+	if strings.HasPrefix(c.Host, "/") {
+		return c.Host
 	}
-	return fmt.Sprintf("database %q on %s as %q", c.Database, host, c.User)
+	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 }
 
 // session is what every connection sets, so that no setting of server,

@@ -16,7 +16,7 @@ type CheckerOptions struct {
 	// much longer.
 	Examine func(ctx context.Context, read bool) (*health.Report, error)
 	// Told hears of every report.
-	Told  func(*health.Report)
+	Told  func(context.Context, *health.Report)
 	Every time.Duration // between the end of one and the begin of the next; 0: a minute
 	Read  time.Duration // between two that read files; 0: an hour
 	Log   *slog.Logger
@@ -71,7 +71,7 @@ func (c *Checker) Run(ctx context.Context) {
 		if err != nil {
 			c.Log.Error("the checks could not be made", "error", err)
 		} else if c.Told != nil {
-			c.Told(r)
+			c.Told(ctx, r)
 		}
 		select {
 		case <-ctx.Done():

@@ -201,7 +201,7 @@ func TestChecker(t *testing.T) {
 	calls := make(chan call)
 	told := make(chan *health.Report, 10)
 	checker := NewChecker(CheckerOptions{
-		Every: time.Hour, Read: 3 * time.Hour, Log: quiet, Now: c.now, Told: func(r *health.Report) { told <- r },
+		Every: time.Hour, Read: 3 * time.Hour, Log: quiet, Now: c.now, Told: func(_ context.Context, r *health.Report) { told <- r },
 		Examine: func(ctx context.Context, read bool) (*health.Report, error) {
 			reply := make(chan error)
 			select {
