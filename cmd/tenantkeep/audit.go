@@ -23,7 +23,7 @@ import (
 // repository, the way it is called, or says by itself when it begins to. What is
 // not known here changes something.
 func onlyReads(cmd *cobra.Command) bool {
-	if slices.Contains([]string{"list", "verify", "export", "doctor", "notify", "demo", "version", "schedule", "show"}, cmd.Name()) {
+	if slices.Contains([]string{"list", "verify", "health", "export", "doctor", "notify", "demo", "version", "schedule", "serve", "show"}, cmd.Name()) {
 		return true
 	}
 	for _, name := range []string{"dry-run", "list", "list-available"} {
@@ -113,6 +113,7 @@ func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
 	switch args := cmd.Flags().Args(); {
 	case cmd.Name() == "pin" || cmd.Name() == "unpin":
 		r.Backup = strings.Join(args, " ")
+	case cmd.Name() == "startup": // they are a command
 	default:
 		r.Schemas = args
 	}

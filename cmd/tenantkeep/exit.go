@@ -14,7 +14,9 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitPartial     = 3 // some tenants failed, the rest is safe
+	exitPartial     = 3   // some tenants failed, the rest is safe
+	exitNotRun      = 126 // the command of a startup cannot be run, as shells say it
+	exitNotFound    = 127 // or is not there
 	exitInterrupted = 130
 )
 
@@ -74,8 +76,10 @@ func (e *partialError) Unwrap() error { return e.err }
 // exit says what went wrong, if anything did, and returns the exit code.
 func (a *app) exit(ctx context.Context, err error) int {
 	code := exitCode(ctx, err)
+	var verdict *healthError
 	switch {
 	case err == nil:
+	case errors.As(err, &verdict) && verdict.err == nil: // the report has told
 	case errors.Is(err, ui.ErrLeft):
 		a.ui().Printf("Nothing was changed.")
 	case code == exitInterrupted && errors.Is(err, context.Canceled):
@@ -94,12 +98,20 @@ func exitCode(ctx context.Context, err error) int {
 		setting    *config.Error
 		unattended *ui.UnattendedError
 		partial    *partialError
+		command    *commandError
+		verdict    *healthError
 	)
 	switch {
 	case err == nil:
 		return exitDone
 	case ctx.Err() != nil, errors.Is(err, ui.ErrLeft):
 		return exitInterrupted
+	case errors.As(err, &command) && command.missing:
+		return exitNotFound
+	case errors.As(err, &command):
+		return exitNotRun
+	case errors.As(err, &verdict):
+		return int(verdict.state)
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):
 		return exitUsage
 	case errors.As(err, &partial):

@@ -120,17 +120,9 @@ func (*days) Type() string { return "DURATION" }
 
 // Set reads a length of time.
 func (d *days) Set(text string) error {
-	t, err := time.ParseDuration(text)
-	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		if number, ok := strings.CutSuffix(text, unit); ok && err != nil {
-			n, errNumber := strconv.ParseUint(number, 10, 16)
-			if errNumber == nil && time.Duration(n)*length <= maxAgo {
-				t, err = time.Duration(n)*length, nil
-			}
-		}
-	}
-	if err != nil || t < 0 {
-		return fmt.Errorf("%q is not a length of time, such as 36h, 7d or 2w", text)
+	t, err := config.ParseSpan(text)
+	if err != nil {
+		return err
 	}
 	*d = days(t)
 	return nil

@@ -242,10 +242,15 @@ func ofDatabase(ctx context.Context, target *pg.Server) (func(*manifest.Manifest
 	if err != nil {
 		return nil, err
 	}
+	return isOf(info), nil
+}
+
+// isOf returns a function that tells whether a backup is of a database.
+func isOf(info *pg.Info) func(*manifest.Manifest) bool {
 	return func(m *manifest.Manifest) bool {
 		d := m.Database
 		return d != nil && d.Name == info.Name && (d.SystemIdentifier == info.SystemIdentifier || d.SystemIdentifier == "" || info.SystemIdentifier == "")
-	}, nil
+	}
 }
 
 // pointJSON is one thing that a tenant can go back to, in JSON. Fields are only

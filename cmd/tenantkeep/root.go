@@ -100,8 +100,10 @@ func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newBackupCommand(a),
 		newScheduleCommand(a),
+		newServeCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
+		newStartupCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
 		newRepairCommand(a),
@@ -109,6 +111,7 @@ func commands(a *app) []*cobra.Command {
 		newUnpinCommand(a),
 		newListCommand(a),
 		newVerifyCommand(a),
+		newHealthCommand(a),
 		newDoctorCommand(a),
 		newConfigCommand(a),
 		newNotifyCommand(a),

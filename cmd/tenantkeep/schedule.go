@@ -186,16 +186,7 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 		return begin(ctx, p)
 	}
 	p, shown := a.parts(cmd, cfg, o, opts.Format, true)
-	if cfg.ScheduleCleanup {
-		p.Retain = func(ctx context.Context) error {
-			clean := cleanupDefaults()
-			clean.Yes, clean.brief, clean.Format = true, true, opts.Format
-			began := a.now()
-			err := runCleanup(ctx, a, cfg, clean)
-			a.tellCleanup(ctx, cmd, cfg, began, err, true)
-			return err
-		}
-	}
+	p.Retain = a.scheduledCleanup(cmd, cfg, opts.Format)
 	plan, done, err := s.Run(ctx, p)
 	if locked, ok := errors.AsType[*pg.LockedError](err); ok && locked.PID > 0 {
 		return &hintedError{err: err, hint: fmt.Sprintf("--wait waits for it; if its client is dead, end it with: SELECT pg_terminate_backend(%d)", locked.PID)}
@@ -207,6 +198,22 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 		return err
 	}
 	return errors.Join(ended(done, err), *shown)
+}
+
+// scheduledCleanup removes what is too old, after backups that the schedule made;
+// nil: it does not.
+func (a *app) scheduledCleanup(cmd *cobra.Command, cfg *config.Config, form format) func(context.Context) error {
+	if !cfg.ScheduleCleanup {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		clean := cleanupDefaults()
+		clean.Yes, clean.brief, clean.Format = true, true, form
+		began := a.now()
+		err := runCleanup(ctx, a, cfg, clean)
+		a.tellCleanup(ctx, cmd, cfg, began, err, true)
+		return err
+	}
 }
 
 // zoned writes a time for people, by the clock of the schedule.

@@ -350,3 +350,28 @@ func TestPrevious(t *testing.T) {
 		t.Errorf("hash of the record before (-sha256sum +record):\n%s", diff)
 	}
 }
+
+// Reading gives every record in order, and passes over what is none.
+func TestRead(t *testing.T) {
+	t.Parallel()
+	trail := newTrail(t)
+	must(t, addMany(trail, 3))
+	f, err := os.OpenFile(trail.Path(), os.O_WRONLY|os.O_APPEND, 0)
+	must(t, err)
+	_, err = f.WriteString("{\"format\":1,\"ev")
+	must(t, errors.Join(err, f.Close()))
+	must(t, addMany(trail, 2))
+	var events []Event
+	runs := map[string]bool{}
+	must(t, Read(trail.Path(), func(r Record) {
+		events = append(events, r.Event)
+		runs[r.Run] = true
+	}))
+	want := check(t, trail)
+	if len(events) != want.Records || want.Torn != 1 || events[0] != Started {
+		t.Errorf("events %v of %d runs, want %d", events, len(runs), want.Records)
+	}
+	if err := Read(filepath.Join(t.TempDir(), Name), func(Record) { t.Error("a record of nothing") }); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -68,8 +68,19 @@ type Config struct {
 	RegistryTables []string // auto, none, or the tables with the rows that register tenants
 	Registry       string   // what a restore does with these rows: keep, overwrite or skip
 
-	Notify Notify
-	Hooks  Hooks
+	MaxAge        time.Duration // up to which the newest backup of a schema is fresh; 0: any is
+	TenantMaxAges []TenantMaxAge
+	MaxDrillAge   time.Duration // up to which the proof is good that backups restore; 0: any is
+	MinDiskDays   int           // for which the disk must be enough; 0: any are
+	HealthSample  int64         // bytes of files that a health check reads
+	MetricsFile   string        // empty: none is written
+
+	Listen      string        // host and port of the server
+	StopTimeout time.Duration // for what it has interrupted
+
+	Startup Startup // of the command startup
+	Notify  Notify
+	Hooks   Hooks
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 
@@ -78,6 +89,13 @@ type Config struct {
 	Warnings []string
 
 	values map[string]value
+}
+
+// TenantMaxAge is the age up to which backups of certain schemas or tenants are
+// fresh.
+type TenantMaxAge struct {
+	Pattern string        // of names, with * and ?
+	MaxAge  time.Duration // 0: any
 }
 
 // Notify is who is told how runs ended, and of what. Addresses are as the user

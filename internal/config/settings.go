@@ -39,7 +39,7 @@ type Toggle struct {
 func Settings() []Setting { return settings() }
 
 func settings() []Setting {
-	return []Setting{
+	return append([]Setting{
 		{
 			Key: "database-url", Flag: "database-url", Env: "DATABASE_URL", Kind: "URL", Secret: true,
 			Help:      "database to connect to, without a password; else libpq's variables and service files",
@@ -211,6 +211,46 @@ func settings() []Setting {
 			apply: one(parseScheduleType, func(c *Config, v string) { c.ScheduleType = v }),
 		},
 		{
+			Key: "max-age", Flag: "max-age", Env: "BACKUP_MAX_AGE", Default: "24h", Kind: "DURATION",
+			Help:  "how old the newest backup of a schema may be: 36h, 7d, or off; more is a warning, twice as much critical",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxAge = v }),
+		},
+		{
+			Key: "tenant-max-age", Flag: "tenant-max-age", Env: "BACKUP_TENANT_MAX_AGE", Kind: "PATTERN=DURATION", List: true,
+			Help:  "how old that of certain schemas or tenants may be, such as demo_*=7d; the first that fits counts; repeat it for more",
+			apply: parseMaxAges,
+		},
+		{
+			Key: "max-drill-age", Flag: "max-drill-age", Env: "BACKUP_MAX_DRILL_AGE", Default: "90d", Kind: "DURATION",
+			Help:  "how long ago it may be that a backup was restored and compared, or off",
+			apply: one(ParseLimit, func(c *Config, v time.Duration) { c.MaxDrillAge = v }),
+		},
+		{
+			Key: "min-disk-days", Flag: "min-disk-days", Env: "BACKUP_MIN_DISK_DAYS", Default: "14", Kind: "DAYS",
+			Help:  "for how many days the disk of the repository must be enough, 0 for any",
+			apply: one(wholeNumber(0, 36500), func(c *Config, v int) { c.MinDiskDays = v }),
+		},
+		{
+			Key: "health-sample", Flag: "sample", Env: "BACKUP_HEALTH_SAMPLE", Default: "256MB", Kind: "SIZE",
+			Help:  "how much of the files each health check reads and compares with their hashes, in turn: 256MB, 10GB, or 0",
+			apply: one(parseSize, func(c *Config, v int64) { c.HealthSample = v }),
+		},
+		{
+			Key: "metrics-file", Flag: "metrics-file", Env: "BACKUP_METRICS_FILE", Kind: "PATH",
+			Help:  "write metrics of each health check into this file, for the textfile collector of Prometheus' node_exporter: its name ends in .prom",
+			apply: one(parseMetricsFile, func(c *Config, v string) { c.MetricsFile = v }),
+		},
+		{
+			Key: "listen", Flag: "listen", Env: "BACKUP_LISTEN", Default: "127.0.0.1:9754", Kind: "ADDRESS",
+			Help:  "host and port that the server answers at; :9754 for all addresses of this machine",
+			apply: one(parseAddress, func(c *Config, v string) { c.Listen = v }),
+		},
+		{
+			Key: "stop-timeout", Flag: "stop-timeout", Env: "BACKUP_STOP_TIMEOUT", Default: "1m", Kind: "DURATION",
+			Help:  "how long the server waits, when it is stopped, for a run that it has interrupted",
+			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.StopTimeout = v }),
+		},
+		{
 			Key: "schedule-cleanup", Flag: "schedule-cleanup", Env: "BACKUP_SCHEDULE_CLEANUP", Default: "true", Kind: "bool", Switch: true,
 			Help:  "after scheduled backups that succeeded, remove what the retention policy does not keep",
 			apply: one(parseBool, func(c *Config, v bool) { c.ScheduleCleanup = v }),
@@ -315,7 +355,7 @@ func settings() []Setting {
 			Help:  "how long each of these programs may take",
 			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.Hooks.Timeout = v }),
 		},
-	}
+	}, startupSettings()...)
 }
 
 // show returns the texts of a setting for people.

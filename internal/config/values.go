@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // masked stands where a secret would.
@@ -160,6 +163,83 @@ func parseTimeout(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is not a duration from 1ms to 1h, such as 500ms or 5s", text)
 	}
 	return d, nil
+}
+
+// longest keeps lengths of time where they can be added.
+const longest = 100 * 365 * 24 * time.Hour
+
+// ParseSpan reads a length of time such as 36h, 7d or 2w, up to a hundred years.
+func ParseSpan(text string) (time.Duration, error) {
+	text = strings.TrimSpace(text)
+	d, err := time.ParseDuration(text)
+	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		if number, ok := strings.CutSuffix(text, unit); ok && err != nil {
+			n, errNumber := strconv.ParseUint(number, 10, 16)
+			if errNumber == nil && time.Duration(n)*length <= longest {
+				d, err = time.Duration(n)*length, nil
+			}
+		}
+	}
+	if err != nil || d < 0 || d > longest {
+		return 0, fmt.Errorf("%q is not a length of time, such as 36h, 7d or 2w", text)
+	}
+	return d, nil
+}
+
+// ParseLimit reads a length of time that is a limit: 0, or off, is none.
+func ParseLimit(text string) (time.Duration, error) {
+	if strings.EqualFold(strings.TrimSpace(text), "off") {
+		return 0, nil
+	}
+	d, err := ParseSpan(text)
+	if err == nil && d > 0 && d < time.Minute {
+		err = fmt.Errorf("%q is less than a minute", text)
+	}
+	return d, err
+}
+
+// parseMaxAges reads patterns of names with the ages that their backups may have.
+func parseMaxAges(c *Config, texts []string) error {
+	for _, text := range texts {
+		i := strings.LastIndexByte(text, '=') // a name may have one itself
+		if i < 1 {
+			return fmt.Errorf("%q is not the name of a schema or a pattern, =, and a length of time, such as demo_*=7d", text)
+		}
+		age, err := ParseLimit(text[i+1:])
+		if err != nil {
+			return fmt.Errorf("%q: %w", text, err)
+		}
+		c.TenantMaxAges = append(c.TenantMaxAges, TenantMaxAge{Pattern: text[:i], MaxAge: age})
+	}
+	return nil
+}
+
+// parseSize reads a number of bytes.
+func parseSize(text string) (int64, error) {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > 1<<60 {
+		return 0, fmt.Errorf("%q is not a size, such as 256MB or 10GB", text)
+	}
+	return int64(n), nil
+}
+
+// parseAddress reads a host, which may be missing, and a port.
+func parseAddress(text string) (string, error) {
+	text = strings.TrimSpace(text)
+	_, port, err := net.SplitHostPort(text)
+	_, errPort := strconv.ParseUint(port, 10, 16)
+	if err != nil || errPort != nil {
+		return "", fmt.Errorf("%q is not a host and a port, such as 127.0.0.1:9754 or [::1]:9754", text)
+	}
+	return text, nil
+}
+
+// parseMetricsFile reads the name of a file that node_exporter takes for metrics.
+func parseMetricsFile(text string) (string, error) {
+	if !strings.HasSuffix(text, ".prom") {
+		return "", fmt.Errorf("%q does not end in .prom: node_exporter reads no other file", text)
+	}
+	return asIs(text)
 }
 
 func parseCompression(text string) (Compression, error) {

@@ -17,6 +17,7 @@ const (
 	lockObject  = 1          // one backup, restore or the like at a time
 	lockSchemas = 2          // making tenants, which many do at once, or changing those that there are
 	nameClass   = 0x746e6b6e // "tnkn": with the hash of a name, one new tenant of that name at a time
+	startClass  = 0x746e6b73 // "tnks": with lockObject, one container at a time that fills an empty database
 	maskClass   = 0x746e6b6d // "tnkm": with the hash of a name, one session at a time that uses it for another schema
 )
 
@@ -60,6 +61,28 @@ func LockNew(ctx context.Context, conn *pgx.Conn, purpose, schema string) error 
 		return err
 	}
 	return take(ctx, conn, "pg_try_advisory_lock_shared", lockClass, lockSchemas, schemasWait)
+}
+
+// LockStartup is the lock of those who fill an empty database before an
+// application starts; what it is taken for, such as restores, takes locks of its
+// own. It waits for limit at most. tell is called with each holder that is waited
+// for, once.
+func LockStartup(ctx context.Context, conn *pgx.Conn, purpose string, limit time.Duration, tell func(*LockedError)) error {
+	if err := nameSession(ctx, conn, purpose); err != nil {
+		return err
+	}
+	told := 0
+	for deadline := time.Now().Add(limit); ; {
+		err := take(ctx, conn, "pg_try_advisory_lock", startClass, lockObject, min(lockWait, max(0, time.Until(deadline))))
+		locked, ok := errors.AsType[*LockedError](err)
+		if !ok || time.Now().After(deadline) {
+			return err
+		}
+		if locked.PID != 0 && locked.PID != told {
+			tell(locked)
+			told = locked.PID
+		}
+	}
 }
 
 // MaskTurn is a statement that waits, for a minute at most, until no other session
@@ -142,4 +165,37 @@ func (e *LockedError) Hint() string {
 		return "try again"
 	}
 	return fmt.Sprintf("wait until it is done; if its client is dead, end it with: SELECT pg_terminate_backend(%d)", e.PID)
+}
+
+// LockHolder is a session that holds a lock of the database.
+type LockHolder struct {
+	PID         int
+	Application string // what it calls itself
+	Since       time.Time
+	Idle        time.Duration // for how long it has asked nothing of the server
+}
+
+// LockHolders returns who holds the lock of the database, or is about to replace
+// or make schemas of it.
+func LockHolders(ctx context.Context, q Querier) ([]LockHolder, error) {
+	rows, err := q.Query(ctx, `
+		SELECT DISTINCT l.pid, coalesce(a.application_name, ''), coalesce(a.backend_start, now()),
+			CASE WHEN a.state = 'active' THEN 0 ELSE coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::int8 END
+		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = $1::int8::oid
+		AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		ORDER BY 3`, int64(lockClass))
+	if err != nil {
+		return nil, fmt.Errorf("find who holds the lock of the database: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h LockHolder, err error) {
+		var idle int64
+		err = row.Scan(&h.PID, &h.Application, &h.Since, &idle)
+		h.Idle = time.Duration(idle) * time.Second
+		return h, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find who holds the lock of the database: %w", err)
+	}
+	return list, nil
 }

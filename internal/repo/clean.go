@@ -266,7 +266,7 @@ func (r *Repo) oldOrphans(ctx context.Context, age time.Duration, lists ...[]Bac
 func (r *Repo) Interrupted(ctx context.Context, backups []Backup) ([]string, error) {
 	var newest time.Time
 	for _, b := range backups {
-		if t, ok := idTime(b.ID); ok && t.After(newest) && !t.After(r.now()) {
+		if t, ok := IDTime(b.ID); ok && t.After(newest) && !t.After(r.now()) {
 			newest = t
 		}
 	}
@@ -276,7 +276,7 @@ func (r *Repo) Interrupted(ctx context.Context, backups []Backup) ([]string, err
 	}
 	var ids []string
 	for _, i := range marks {
-		if t, ok := idTime(idOf(i.Key)); ok && t.After(newest) {
+		if t, ok := IDTime(idOf(i.Key)); ok && t.After(newest) {
 			ids = append(ids, idOf(i.Key))
 		}
 	}

@@ -53,8 +53,8 @@ func idOf(key string) string {
 	return strings.TrimPrefix(strings.TrimSuffix(path.Base(key), jsonSuffix), manifestName)
 }
 
-// idTime is the time in an id.
-func idTime(id string) (time.Time, bool) {
+// IDTime is the time in the id of a backup; false: there is none.
+func IDTime(id string) (time.Time, bool) {
 	if len(id) < len(idLayout) {
 		return time.Time{}, false
 	}

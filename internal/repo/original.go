@@ -192,7 +192,7 @@ func (r *Repo) group(dumps []dump, archives, ids map[string]bool) []Backup {
 	groups := map[kind][]*Backup{}
 	var list []*Backup
 	for _, d := range dumps {
-		t, ok := idTime(d.stamp)
+		t, ok := IDTime(d.stamp)
 		if !ok {
 			continue // no such day or time
 		}

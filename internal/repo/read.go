@@ -39,7 +39,7 @@ func (b Backup) Time() time.Time {
 	if b.Manifest != nil {
 		return b.Manifest.Timestamp.Time
 	}
-	if t, ok := idTime(b.ID); ok {
+	if t, ok := IDTime(b.ID); ok {
 		return t
 	}
 	return b.modified

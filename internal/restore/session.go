@@ -64,10 +64,13 @@ func (r *run) newSession(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// restoreSession is what sessions of a restore call themselves.
+const restoreSession = "tenantkeep restore"
+
 // set makes the settings that every session of a restore needs.
 func (s *session) set(ctx context.Context) error {
 	_, err := s.conn.PgConn().Exec(ctx, fmt.Sprintf(
-		"SET application_name = 'tenantkeep restore'; SET synchronous_commit = off; SET lock_timeout = %d;"+
+		"SET application_name = '"+restoreSession+"'; SET synchronous_commit = off; SET lock_timeout = %d;"+
 			" SET default_tablespace = ''; SET default_table_access_method = heap;"+
 			" SELECT pg_catalog.set_config('deadlock_timeout', '%d', false) FROM pg_catalog.pg_roles WHERE rolname = current_user AND rolsuper",
 		lockTimeout.Milliseconds(), vacuumTimeout.Milliseconds())).ReadAll()

@@ -124,6 +124,14 @@ type Cleaner interface {
 	CleanTemporary(ctx context.Context, age time.Duration) ([]Info, error)
 }
 
+// Spacer is implemented by storages that can be full.
+type Spacer interface {
+	// Space returns how many bytes can still be written, and how many there is room
+	// for in all. Where that cannot be told the error matches
+	// errors.ErrUnsupported.
+	Space(ctx context.Context) (free, total int64, err error)
+}
+
 // As finds the first storage that is a T in a chain of wrappers, each of which
 // gives what it wraps by a method Unwrap.
 func As[T any](s Storage) (T, bool) {

@@ -776,3 +776,19 @@ func TestHolderStaysFresh(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The space is that of the disk, also before the directory exists.
+func TestSpace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	free, total, err := open(t, dir).Space(t.Context())
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil || free <= 0 || total < free {
+		t.Errorf("%d of %d bytes are free, %v", free, total, err)
+	}
+	if _, later, err := open(t, filepath.Join(dir, "a", "b")).Space(t.Context()); err != nil || later != total {
+		t.Errorf("before it exists: %d bytes, %v", later, err)
+	}
+}
