@@ -394,7 +394,9 @@ func TestMediaOfBaselines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range [][]byte{whole[:len(whole)-1], whole[:10], append([]byte{1}, whole...)} {
+	other := slices.Clone(whole)
+	other[len(other)/3] ^= 1
+	for _, bad := range [][]byte{whole[:len(whole)-1], whole[:10], append([]byte{1}, whole...), other} {
 		if err := os.WriteFile(archive, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -450,9 +450,18 @@ func TestForgedArchives(t *testing.T) {
 		"is in no folder":                 {{Name: "a", Kind: KindLink, Link: "b"}, file("a/x")},
 		"does not stand where it belongs": {file("b"), file("a")},
 		"does not stand before it":        {{Name: "a", Kind: KindHard, Link: "../../etc/passwd"}},
-		"are not within it":               {{Name: "a", Kind: KindFile, Size: 5, Extents: []Extent{{3, 4}}}},
-		"not in the archive":              {{Name: "a", Kind: KindFile, Size: 1 << 40}},
-		"is not named":                    {{Name: "a", Kind: KindFile, Archive: 1}},
+		"which is no file": {
+			{Name: "a", Kind: KindFolder},
+			{Name: "a/b", Kind: KindFolder},
+			{Name: "a/b/l", Kind: KindLink, Link: "../../x"},
+			{Name: "z", Kind: KindHard, Link: "a/b/l"},
+		},
+		`another name of "f/x", which is no file`: {
+			{Name: "e", Kind: KindFolder}, {Name: "e/x", Kind: KindFile}, {Name: "f", Kind: KindLink, Link: "e"}, {Name: "z", Kind: KindHard, Link: "f/x"},
+		},
+		"are not within it":  {{Name: "a", Kind: KindFile, Size: 5, Extents: []Extent{{3, 4}}}},
+		"not in the archive": {{Name: "a", Kind: KindFile, Size: 1 << 40}},
+		"is not named":       {{Name: "a", Kind: KindFile, Archive: 1}},
 	} {
 		root, _ := folder(t)
 		a := forged(t, entries...)
