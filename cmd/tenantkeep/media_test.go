@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +16,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tenantkeep/tenantkeep/internal/backup"
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
 
 // mediaWorld is a database with tenants that have files.
@@ -320,6 +330,72 @@ func TestMediaGone(t *testing.T) {
 	backup(0, "--media-gone=acme", "--media-gone=globex", "--media-gone=public")
 	w.flags[2] = mounted
 	backup(0)
+}
+
+// unreadable is a media root in which a file of acme may not be read.
+type unreadable struct{ media.Source }
+
+func (u unreadable) Open(ctx context.Context, t media.Tenant) (media.OpenTree, error) {
+	tree, err := u.Source.Open(ctx, t)
+	if t.Schema == "acme" && err == nil {
+		tree = unreadableFile{tree}
+	}
+	return tree, err
+}
+
+type unreadableFile struct{ media.OpenTree }
+
+func (u unreadableFile) Open(ctx context.Context, name string) (media.Content, error) {
+	if name == "b" {
+		return nil, fs.ErrPermission
+	}
+	return u.OpenTree.Open(ctx, name)
+}
+
+// An archive that lacks files does not take the place of a folder that has them.
+func TestMediaIncomplete(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	server, err := pg.Parse(w.db.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := local.New(w.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := media.NewRoot(w.root, media.DefaultPattern, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = backup.Run(t.Context(), backup.Options{
+		Server: server, Repo: repo.Open(store, repo.Options{}), Type: manifest.Full, Media: unreadable{root}, Jobs: 1, Version: "test",
+		Compression: datafile.Compression{Algorithm: datafile.Zstd}, Progress: noProgress{}, Log: slog.New(slog.DiscardHandler),
+	})
+	if partial, ok := errors.AsType[*backup.PartialError](err); !ok || len(partial.Media) != 1 {
+		t.Fatalf("the backup: %v", err)
+	}
+	restore := []string{"restore", "--latest", "--schema=acme", "--include-media", "--yes"}
+	for _, more := range []string{"--yes", "--dry-run"} {
+		mention(t, w.run(t, 1, append(restore, more)...), `"b" may not be read`, "--allow-incomplete", "--include-media=false", "nothing was changed")
+	}
+	w.db.Exec(t, "DROP SCHEMA acme CASCADE") // the folder alone is reason enough
+	w.run(t, 1, restore...)
+	if got := w.files(t)["acme/b"]; got != "b" {
+		t.Errorf("the live file holds %q", got)
+	}
+	mention(t, w.run(t, 3, append(restore, "--allow-incomplete")...), "media of 1 file", "1 file of tenant acme is back", "see above")
+	if files := w.files(t); files["acme/b"] != "" || files["acme/img/a.jpg"] == "" {
+		t.Errorf("files: %v", files)
+	}
+	if err := os.RemoveAll(filepath.Join(w.root, "acme")); err != nil {
+		t.Fatal(err)
+	}
+	w.db.Exec(t, "DROP SCHEMA acme CASCADE")
+	mention(t, w.run(t, 3, restore...), `"b" may not be read`)
+	if got := w.rows(t); got != "100" {
+		t.Errorf("%s rows", got)
+	}
 }
 
 // Files of a template come with it, to new tenants and to those that are reset.

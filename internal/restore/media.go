@@ -87,8 +87,8 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 		return 0, nil
 	case u.core:
 		if e.Media.Files > 0 {
-			u.note(fmt.Sprintf("its %s are not put back, because the folders of all tenants are among them: take what is needed out of %s with tar",
-				english.Plural(int(e.Media.Files), "media file", ""), e.MediaBackup))
+			u.note(fmt.Sprintf("its files (%d) are not put back, because the folders of all tenants are among them: take what is needed out of %s with tar",
+				e.Media.Files, e.MediaBackup))
 		}
 		return 0, nil
 	}
@@ -108,9 +108,7 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 		p.find(Finding{Tenant: e.Tenant, Problem: fmt.Sprintf("there is a folder %s already", location), Remedy: "give another name with --as, or move the folder away"})
 	}
 	p.plannedSchema(u).Media = &PlannedMedia{Files: e.Media.Files, Bytes: e.Media.Bytes, Stored: e.Media.Size, Folder: location, Replaces: there}
-	if e.Media.Failed > 0 {
-		u.note(fmt.Sprintf("%s could not be saved when the backup was taken, the first: %s", english.Plural(int(e.Media.Failed), "file", ""), e.Media.Failures[0]))
-	}
+	p.lacking(u)
 	object, err := p.Repo.OpenMedia(ctx, p.Manifest, e)
 	if err != nil {
 		return 0, err
@@ -128,6 +126,31 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 	defer archive.Close() //nolint:errcheck // it was only read
 	u.files = f
 	return archive.Check(ctx, media.PutOptions{LeaveOutLinks: p.LeaveOutLinks})
+}
+
+// lacking looks at the files that could not be saved when the backup was taken.
+// The folder that takes the place of one with all of them must not lack any unless
+// somebody wants it.
+func (p *checker) lacking(u *unit) {
+	m := u.entry.Media
+	if m.Failed == 0 {
+		return
+	}
+	plan := p.plannedSchema(u)
+	lost := english.Plural(int(m.Failed), "file", "")
+	problem := Problem{
+		Kind: "MEDIA", Object: "of " + lost, Err: fmt.Errorf("not saved when the backup was taken, the first: %s", m.Failures[0]),
+		Remedy: "take what is missing from another backup, or from the folder that was replaced",
+	}
+	if p.Incomplete || plan.Live == nil && !plan.Media.Replaces && !p.New {
+		u.problem(problem)
+		return
+	}
+	p.find(Finding{
+		Tenant:  u.entry.Tenant,
+		Problem: fmt.Sprintf("its archive lacks %s, %v", lost, problem.Err),
+		Remedy:  "restore from another backup, or the rows alone with --include-media=false; or let the files be missing, with restore --allow-incomplete",
+	})
 }
 
 // putMedia puts the files of all units beside the live ones.
