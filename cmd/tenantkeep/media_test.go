@@ -116,6 +116,24 @@ func TestMedia(t *testing.T) {
 	w.run(t, 0, "backup", "--include-media", "--backup-type=incremental")
 	mention(t, w.run(t, 0, "verify"), "All is well", "Media:")
 
+	// What is damaged is wrong with all backups that refer to it.
+	first := slices.MinFunc(slices.DeleteFunc(w.archives(t), func(name string) bool { return !strings.Contains(name, "acme_media") }), strings.Compare)
+	whole, err := os.ReadFile(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := slices.Clone(whole)
+	damaged[40] ^= 1
+	for i, content := range [][]byte{damaged, whole} {
+		if err := os.WriteFile(first, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			mention(t, w.run(t, 1, "verify"), "in 3 backups", `file "img/a.jpg": in media/`+filepath.Base(first))
+		}
+	}
+	w.run(t, 0, "verify")
+
 	// The archive of the first is needed by the last, and stays as long.
 	var list []listed
 	stdout, _ := runIn(t, 0, append([]string{"list", "--format=json"}, w.flags[0])...)
