@@ -199,6 +199,9 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 	o.tell(saved)
 	if saved.Unchanged {
 		o.entry.MediaBackup, o.entry.Media = o.parent.entry.MediaBackup, o.parent.entry.Media
+		if file != nil {
+			return file.Abort()
+		}
 		return nil
 	}
 	stored, err := file.Commit()
