@@ -82,8 +82,11 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	o.Format.addFlag(flags, formatTable, formatJSON)
 }
 
-func (o *RestoreOptions) wanted() wanted {
-	return wanted{Manifest: o.Manifest, Latest: o.Latest, At: o.At, Schemas: o.Schemas}
+func (o *RestoreOptions) wanted(cfg *config.Config) wanted {
+	return wanted{
+		Manifest: o.Manifest, Latest: o.Latest, At: o.At, Schemas: o.Schemas,
+		Media: cfg.IncludeMedia && cfg.Source("include-media").Kind == config.FromFlag && len(o.Tables) == 0,
+	}
 }
 
 // check refuses what makes no sense together.
@@ -220,7 +223,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		}
 		opts.Manifest = id
 	}
-	from, backup, err := a.findBackup(ctx, places, opts.wanted())
+	from, backup, err := a.findBackup(ctx, places, opts.wanted(cfg))
 	if err != nil {
 		return err
 	}

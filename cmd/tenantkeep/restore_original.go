@@ -107,10 +107,14 @@ func (r *originalRestore) choose() error {
 // open opens the files.
 func (r *originalRestore) open(ctx context.Context) error {
 	m := r.backup.Manifest
+	unhashed := 0
 	for _, e := range r.entries {
 		hash, err := e.Digest(m.Format)
 		if err != nil {
 			return fmt.Errorf("schema %q: %w", e.Schema, err)
+		}
+		if hash == "" {
+			unhashed++
 		}
 		object, err := r.from.Repo.OpenData(ctx, m, e)
 		if err != nil {
@@ -118,10 +122,22 @@ func (r *originalRestore) open(ctx context.Context) error {
 		}
 		r.objects = append(r.objects, object)
 		r.scripts = append(r.scripts, restore.Script{
-			Source: object, Size: object.Size(), Name: path.Base(e.Filepath), Time: takenAt(m, e), Hash: hash,
+			Source: object, Size: object.Size(), Name: nameOf(m, e), Time: takenAt(m, e), Hash: hash,
 		})
 	}
+	if unhashed > 0 && !r.backup.Bare {
+		r.ui().Warnf("the manifest of backup %s has no hash for %s: only the size and the end show whether it is whole", ui.Safe(r.backup.ID), ui.Plural(int64(unhashed), "file"))
+	}
 	return nil
+}
+
+// nameOf is the name of the file of an entry, whatever path stands before it.
+func nameOf(m *manifest.Manifest, e manifest.Schema) string {
+	key, err := e.Key(m.Format)
+	if err != nil {
+		key = e.Filepath
+	}
+	return path.Base(key)
 }
 
 func (r *originalRestore) close() {

@@ -332,6 +332,24 @@ func TestIncremental(t *testing.T) {
 	}
 }
 
+// A program that ran as its owner must not run as whoever restores it.
+func TestForeignOwner(t *testing.T) {
+	t.Parallel()
+	_, dir := folder(t)
+	for owner, want := range map[int]fs.FileMode{os.Geteuid(): 0o755 | fs.ModeSetuid | fs.ModeSetgid, os.Geteuid() + 1: 0o755} {
+		write(t, dir, "program", "")
+		f, err := os.Open(filepath.Join(dir, "program"))
+		must(t, err)
+		p := &putter{}
+		must(t, p.dress(f, &Entry{Name: "program", Kind: KindFile, Mode: 0o6755, UID: owner, GID: os.Getegid()}))
+		info, err := f.Stat()
+		must(t, errors.Join(err, f.Close()))
+		if info.Mode() != want || (p.put.Warnings.Count > 0) != (owner != os.Geteuid()) {
+			t.Errorf("of user %d: %v, want %v; %v", owner, info.Mode(), want, p.put.Warnings.List)
+		}
+	}
+}
+
 // What waits for a change that may not come is in memory, up to a limit.
 func TestWaitingOutput(t *testing.T) {
 	t.Parallel()
