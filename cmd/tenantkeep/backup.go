@@ -24,6 +24,7 @@ type BackupOptions struct {
 	Template   string
 	AllRows    bool
 	NoReuseDDL bool
+	MediaGone  []string
 	DryRun     bool
 	Yes        bool
 	Format     format
@@ -36,6 +37,7 @@ func (o *BackupOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Template, "template", "", "write the tenant of --schema as a template of this `NAME`; needs --backup-type baseline")
 	flags.BoolVar(&o.AllRows, "all-rows", false, "let all rows of --schema belong to the template, but for those of --exclude-table-data")
 	flags.BoolVar(&o.NoReuseDDL, "no-reuse-ddl", false, "let pg_dump write all definitions anew, those too that did not change")
+	flags.StringArrayVar(&o.MediaGone, "media-gone", nil, "the files of this `SCHEMA` are gone for good: back it up without them; can be repeated")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be backed up, and do nothing")
 	flags.BoolVar(&o.Yes, "yes", false, "ask nothing; a backup never does")
 	o.Format.addFlag(flags, formatTable, formatJSON)
@@ -69,7 +71,9 @@ restore --baseline goes back to it, or makes new tenants of it.
 
 With --include-media the files of each tenant are saved with its schema, from its
 folder in --media-root; what is in none of the tenants' folders goes with core.
-An incremental backup stores the files that changed.
+An incremental backup stores the files that changed. A tenant that had files and
+has none is reported by each backup (exit code 3) until --media-gone says that they
+are gone for good.
 
 Exit codes: 0 all saved, 1 nothing saved, 2 wrong usage, 3 some tenants failed
 and the others are safe, 130 interrupted.`,
@@ -107,12 +111,15 @@ func runBackup(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Conf
 	if opts.Tenant != "" && len(cfg.Schemas) != 1 {
 		return usagef("--tenant names one tenant: give exactly one --schema with it")
 	}
+	if len(opts.MediaGone) > 0 && !cfg.IncludeMedia {
+		return usagef("--media-gone is about files of tenants: give --include-media with it")
+	}
 	o, err := a.backupOptions(cmd, cfg, a.progress(opts.Format))
 	if err != nil {
 		return err
 	}
 	o.Type, o.Tenant, o.Parent = manifest.Type(cfg.BackupType), opts.Tenant, opts.Parent
-	o.NoReuseDDL, o.DryRun = opts.NoReuseDDL, opts.DryRun
+	o.NoReuseDDL, o.MediaGone, o.DryRun = opts.NoReuseDDL, opts.MediaGone, opts.DryRun
 	step := job.Step{Backup: o}
 	if o.Type == manifest.Baseline {
 		opts.baseline(cfg, &step.Backup)

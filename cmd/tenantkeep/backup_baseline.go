@@ -97,6 +97,9 @@ func (a *app) writeBaseline(ctx context.Context, repository *repo.Repo, cfg *con
 	if err == nil {
 		defer file.Close() //nolint:errcheck // it was only read
 		a.tellRows(file.Index)
+		if e := m.Schemas[0]; e.MediaBackup != "" {
+			file.Index.Header.Media = e.Media.Hash
+		}
 		written, err = baseline.Write(cfg.BaselineDir, template, func(w io.Writer) error {
 			_, err := datafile.Join(file.File, &interruptible{ctx, w}, datafile.Compression{Algorithm: datafile.None})
 			return err

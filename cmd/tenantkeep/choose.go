@@ -85,6 +85,7 @@ type wanted struct {
 	Latest   bool     // the newest one
 	At       string   // the newest one that was taken at this time or before
 	Schemas  []string // what it must hold, by name of the schema or the tenant; empty: anything
+	Media    bool     // of a time or the newest: with the files of these
 }
 
 // check refuses what makes no sense. Where nothing is said at all the error is
@@ -141,7 +142,7 @@ func takenAt(m *manifest.Manifest, s manifest.Schema) time.Time {
 // holds reports whether a backup has all that is asked for, and the moment that
 // this shows: the latest of its schemas.
 func (w wanted) holds(m *manifest.Manifest) (time.Time, bool) {
-	if !usable(m) {
+	if !usable(m) || w.Media && !m.IncludeMedia {
 		return time.Time{}, false
 	}
 	var latest time.Time
@@ -153,6 +154,9 @@ func (w wanted) holds(m *manifest.Manifest) (time.Time, bool) {
 			}
 		}
 		if len(w.Schemas) == 0 || found[s.Schema] || found[s.Tenant] {
+			if w.Media && s.Media != nil && s.MediaBackup == "" { // they could not be saved
+				return time.Time{}, false
+			}
 			if t := takenAt(m, s); t.After(latest) {
 				latest = t
 			}
@@ -172,7 +176,14 @@ func (w wanted) what() string {
 	for _, name := range w.Schemas {
 		names = append(names, ui.Safe(name))
 	}
-	return strings.Join(names, " and ")
+	switch text := strings.Join(names, " and "); {
+	case w.Media && text == "":
+		return "media"
+	case w.Media:
+		return text + " with media"
+	default:
+		return text
+	}
 }
 
 // findBackup finds the backup that is asked for and says what the user should
@@ -262,10 +273,14 @@ func (a *app) newest(p place, all []repo.Backup, w wanted, until moment) (repo.B
 
 // of says " of acme" where something in particular is asked for.
 func (w wanted) of() string {
-	if len(w.Schemas) == 0 {
+	switch text := w.what(); {
+	case len(w.Schemas) > 0:
+		return " of " + text
+	case text != "":
+		return " with " + text
+	default:
 		return ""
 	}
-	return " of " + w.what()
 }
 
 func (c candidate) when(now time.Time) string {
@@ -278,7 +293,7 @@ func nothingHolds(p place, all []repo.Backup, w wanted) error {
 	switch {
 	case len(all) > 0 && broken >= 0 && !slices.ContainsFunc(all, func(b repo.Backup) bool { return b.Err == nil }):
 		return fmt.Errorf("%w in %s that can be read: backup %s: %w", repo.ErrNoBackup, p.Repo.Location(), all[broken].ID, all[broken].Err)
-	case len(w.Schemas) > 0 && len(all) > 0:
+	case w.what() != "" && len(all) > 0:
 		return &usageError{
 			err:  fmt.Errorf("no backup in %s holds %s", p.Repo.Location(), w.what()),
 			hint: "tenantkeep restore --list-available shows what can be restored",
@@ -307,7 +322,7 @@ func (a *app) tellPassedOver(all []repo.Backup, chosen candidate, w wanted, unti
 			}
 		}
 	}
-	if lacking > 0 && len(w.Schemas) > 0 {
+	if lacking > 0 && w.what() != "" {
 		a.ui().Warnf("passing over %s newer than %s, without %s", ui.Plural(int64(lacking), "backup"), chosen.ID, w.what())
 	}
 }

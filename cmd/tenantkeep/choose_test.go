@@ -99,7 +99,9 @@ func TestFindBackup(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, "2026-11-23 12:00:00")
 	s.backup(t, "", "2026-11-19 00:00:00", []string{"acme"}, func(m *manifest.Manifest) { m.Format, m.ID = 0, "" })
-	s.backup(t, "", "2026-11-20 00:00:00", []string{"acme", "globex"}, nil)
+	s.backup(t, "", "2026-11-20 00:00:00", []string{"acme", "globex"}, func(m *manifest.Manifest) {
+		m.IncludeMedia, m.Schemas[1].Media = true, &manifest.Media{Failed: 1, Failures: []string{"gone"}}
+	})
 	s.backup(t, "", "2026-11-21 00:00:00", []string{"acme"}, func(m *manifest.Manifest) {
 		m.Failures = []manifest.Failure{{Schema: "globex", Tenant: "globex", Error: "permission denied"}}
 	})
@@ -125,6 +127,8 @@ func TestFindBackup(t *testing.T) {
 		{"latest", wanted{Latest: true}, "20261122_000000", "", []string{"20261123_100000 is passed over"}},
 		{"latest of a tenant by name", wanted{Latest: true, Schemas: []string{"Globex Inc", "acme"}}, "20261122_000000", "", nil},
 		{"of nobody", wanted{Latest: true, Schemas: []string{"nobody\x1b"}}, "", `holds "nobody\x1b"`, nil},
+		{"with media", wanted{Latest: true, Media: true, Schemas: []string{"acme"}}, "20261120_000000", "", []string{"passing over 2 backups newer than 20261120_000000, without acme with media"}},
+		{"with media that could not be saved", wanted{Latest: true, Media: true}, "", "holds media", nil},
 		{"now", wanted{At: "now"}, "20261122_000000", "", []string{"taken 35h50m before"}},
 		{"just before", wanted{At: "2026-11-21 23:59", Schemas: []string{"acme"}}, "20261121_000000", "", []string{
 			"As of 2026-11-21 23:59:00 UTC", "backup 20261121_000000, taken 23h59m before; the next one, 20261122_000000, was taken 1m0s after",

@@ -74,7 +74,7 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&o.Tables, "table", nil, "only this `TABLE`, into a schema of its own, to look at and copy from; repeat it for more")
 	flags.BoolVar(&o.CreateRollback, "create-rollback", true, "back a live schema up into the repository's folder rollback before it is replaced")
 	flags.BoolVar(&o.Resume, "resume", false, "swap in what an earlier restore has staged and could not swap in")
-	flags.BoolVar(&o.Incomplete, "allow-incomplete", false, "replace a live schema although objects of the restored one could not be made")
+	flags.BoolVar(&o.Incomplete, "allow-incomplete", false, "replace a live schema although objects or files of the restored one could not be made")
 	flags.BoolVar(&o.LeaveOutLinks, "leave-out-links", false, "put media back without the links that lead out of their folder")
 	flags.DurationVar(&o.SwapTimeout, "swap-timeout", time.Minute, "how long to try to get the locks for a swap")
 	flags.BoolVar(&o.NoOwner, "no-owner", false, "leave objects to the role that restores them")
@@ -85,8 +85,11 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	o.Format.addFlag(flags, formatTable, formatJSON)
 }
 
-func (o *RestoreOptions) wanted() wanted {
-	return wanted{Manifest: o.Manifest, Latest: o.Latest, At: o.At, Schemas: o.Schemas}
+func (o *RestoreOptions) wanted(cfg *config.Config) wanted {
+	return wanted{
+		Manifest: o.Manifest, Latest: o.Latest, At: o.At, Schemas: o.Schemas,
+		Media: cfg.IncludeMedia && cfg.Source("include-media").Kind == config.FromFlag && len(o.Tables) == 0,
+	}
 }
 
 // check refuses what makes no sense together.
@@ -153,7 +156,7 @@ where they are missing, and reported where they differ from the backup.
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
-failed or lack objects, 130 interrupted.`,
+failed or lack objects or files, 130 interrupted.`,
 		Example: `  tenantkeep restore
   tenantkeep restore --latest --schema customer_a
   tenantkeep restore --at "yesterday 14:00" --schema customer_a --as customer_a_yesterday
@@ -223,7 +226,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		}
 		opts.Manifest = id
 	}
-	from, backup, err := a.findBackup(ctx, places, opts.wanted())
+	from, backup, err := a.findBackup(ctx, places, opts.wanted(cfg))
 	if err != nil {
 		return err
 	}

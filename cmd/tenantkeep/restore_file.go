@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -62,7 +63,7 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 	}
 	defer closeScript()
 	script.AllowOutside, script.Whole = opts.AllowOutside, opts.fill != nil && opts.AllowOutside
-	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1])
+	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1], nil)
 	o.Schemas = opts.Schemas
 	o.Confirm = func(p *restore.Plan) error {
 		named := opts
@@ -74,9 +75,9 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 
 // scriptOptions are those of a restore from a script, but for what it is to
 // restore and who is asked.
-func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place) restore.Options {
+func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place, files *media.Root) restore.Options {
 	o := restore.Options{
-		Server: target, Repo: from, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
+		Server: target, Repo: from, Media: files, LeaveOutLinks: opts.LeaveOutLinks, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
 		Replace: opts.fill == nil, As: opts.As, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now, Asks: !opts.Yes && a.ui().CanAsk(),
 	}

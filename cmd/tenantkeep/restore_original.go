@@ -37,7 +37,11 @@ type originalRestore struct {
 
 // restoreOriginal restores from a backup of the original system.
 func (a *app) restoreOriginal(ctx context.Context, cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, places []place, from place, b repo.Backup) error {
-	r := &originalRestore{app: a, opts: opts, from: from, backup: b, options: a.scriptOptions(cmd, cfg, opts, target, from.Repo, places[1])}
+	files, err := opts.media(cfg, b.Manifest)
+	if err != nil {
+		return err
+	}
+	r := &originalRestore{app: a, opts: opts, from: from, backup: b, options: a.scriptOptions(cmd, cfg, opts, target, from.Repo, places[1], files)}
 	if err := r.choose(); err != nil {
 		return err
 	}
@@ -107,10 +111,14 @@ func (r *originalRestore) choose() error {
 // open opens the files.
 func (r *originalRestore) open(ctx context.Context) error {
 	m := r.backup.Manifest
+	unhashed := 0
 	for _, e := range r.entries {
 		hash, err := e.Digest(m.Format)
 		if err != nil {
 			return fmt.Errorf("schema %q: %w", e.Schema, err)
+		}
+		if hash == "" {
+			unhashed++
 		}
 		object, err := r.from.Repo.OpenData(ctx, m, e)
 		if err != nil {
@@ -118,10 +126,41 @@ func (r *originalRestore) open(ctx context.Context) error {
 		}
 		r.objects = append(r.objects, object)
 		r.scripts = append(r.scripts, restore.Script{
-			Source: object, Size: object.Size(), Name: path.Base(e.Filepath), Time: takenAt(m, e), Hash: hash,
+			Source: object, Size: object.Size(), Name: nameOf(m, e), Time: takenAt(m, e), Hash: hash, Tenant: e.Tenant,
 		})
+		if err := r.openFiles(ctx, e, &r.scripts[len(r.scripts)-1]); err != nil {
+			return err
+		}
+	}
+	if unhashed > 0 && !r.backup.Bare {
+		r.ui().Warnf("the manifest of backup %s has no hash for %s: only the size and the end show whether it is whole", ui.Safe(r.backup.ID), ui.Plural(int64(unhashed), "file"))
 	}
 	return nil
+}
+
+// openFiles opens the archive of the files of an entry, if it has one and they are to
+// be put back.
+func (r *originalRestore) openFiles(ctx context.Context, e manifest.Schema, s *restore.Script) error {
+	if r.options.Media == nil || e.MediaBackup == "" {
+		return nil
+	}
+	object, err := r.from.Repo.OpenMedia(ctx, r.backup.Manifest, e)
+	if err != nil {
+		return &hintedError{err: err, hint: "put the archive there, or restore the rows alone with --include-media=false; files that lie there in a folder are to be copied by hand"}
+	}
+	r.objects = append(r.objects, object)
+	s.Files, s.FilesSize = object, object.Size()
+	s.FilesName, err = e.MediaKey(r.backup.Manifest.Format)
+	return err
+}
+
+// nameOf is the name of the file of an entry, whatever path stands before it.
+func nameOf(m *manifest.Manifest, e manifest.Schema) string {
+	key, err := e.Key(m.Format)
+	if err != nil {
+		key = e.Filepath
+	}
+	return path.Base(key)
 }
 
 func (r *originalRestore) close() {
@@ -185,9 +224,6 @@ func (r *originalRestore) runAll(ctx context.Context) error {
 			return nil
 		}
 		result, err := restore.RunScript(ctx, o, s)
-		for n := range result.Tenants {
-			result.Tenants[n].Tenant = r.entries[i].Tenant
-		}
 		sum.Tenants = append(sum.Tenants, result.Tenants...)
 		sum.Tables, sum.Rows, sum.Bytes = sum.Tables+result.Tables, sum.Rows+result.Rows, sum.Bytes+result.Bytes
 		if err != nil {
@@ -230,7 +266,6 @@ func (r *originalRestore) plan(ctx context.Context) (sum *restore.Plan, live map
 		}
 		p := result.Plan
 		for n := range p.Schemas {
-			p.Schemas[n].Tenant = r.entries[i].Tenant
 			live[p.Schemas[n].Schema] = p.Schemas[n].Live != nil
 		}
 		for _, k := range p.Script.Kinds {
@@ -277,8 +312,8 @@ func addScript(sum, other *plainsql.Summary) {
 	sum.Exact = sum.Exact && other.Exact
 }
 
-// tellOnce passes each note on once, and the stage of reading a script only the
-// first time: the scripts of tenants are alike, and each is checked twice.
+// tellOnce passes each note on once, and the stages of reading a script and an
+// archive only the first time: the scripts of tenants are alike, and each is checked twice.
 type tellOnce struct {
 	restore.Progress
 
@@ -291,7 +326,7 @@ type tellOnce struct {
 // Start begins a stage.
 func (p *tellOnce) Start(stage string, tenants int, bytes int64) {
 	p.mu.Lock()
-	p.silent = p.second && stage == "verify"
+	p.silent = p.second && (stage == "verify" || stage == "verify media")
 	p.mu.Unlock()
 	if !p.isSilent() {
 		p.Progress.Start(stage, tenants, bytes)

@@ -220,7 +220,11 @@ func TestOriginalRepository(t *testing.T) {
 	mention(t, stderr, "this one is a full backup")
 	source.Exec(t, `DROP SCHEMA "Odd Name" CASCADE`)
 	runIn(t, 0, "backup", repository, logs, from)
-	runIn(t, 0, "cleanup", repository, logs, "--only", "repository", "--retention-policy", "custom", "--daily-retention", "1", "--weekly-retention", "0", "--monthly-retention", "0", "--yes")
+	cleanup := []string{"cleanup", repository, logs, "--only", "repository", "--retention-policy", "custom", "--daily-retention", "1", "--weekly-retention", "0", "--monthly-retention", "0", "--yes"}
+	kept, _ := runIn(t, 0, cleanup...)
+	match(t, kept, "20241216_143022 .* stays .*with the files of public") // the only archive of them
+	runIn(t, 0, "backup", repository, logs, from, "--include-media", "--media-root="+t.TempDir())
+	runIn(t, 0, cleanup...)
 	left := string(bytes.Join([][]byte{o.names(t, "data"), o.names(t, "media"), o.names(t, "manifests")}, nil))
 	for _, gone := range []string{"20241215_143022", "20241216_143022", "20241217_143022"} {
 		if strings.Contains(left, gone) {
@@ -229,7 +233,7 @@ func TestOriginalRepository(t *testing.T) {
 	}
 	mention(t, left, strings.TrimSpace(filepath.Base(stdout))) // the manifest of the first new one
 	_, stderr = runIn(t, 0, "verify", repository, logs)
-	mention(t, stderr, "All is well: 2 backups")
+	mention(t, stderr, "All is well: 3 backups")
 }
 
 // names lists a folder.

@@ -333,9 +333,9 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 	for _, t := range s.Schemas {
 		switch {
 		case t.ReplacedFiles != "":
-			a.ui().Printf("%s of tenant %s are back; what they replaced is kept as %s.", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant), ui.Safe(t.ReplacedFiles))
+			a.ui().Printf("%s; what was there is kept as %s.", filesBack(t), ui.Safe(t.ReplacedFiles))
 		case t.Files > 0:
-			a.ui().Printf("%s of tenant %s are back.", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant))
+			a.ui().Printf("%s.", filesBack(t))
 		}
 	}
 	for _, t := range r.Tenants {
@@ -347,6 +347,14 @@ func (a *app) showRestore(r *restore.Result, opts RestoreOptions) error {
 		return err
 	}
 	return nil
+}
+
+func filesBack(t restoredSchema) string {
+	verb := "are"
+	if t.Files == 1 {
+		verb = "is"
+	}
+	return fmt.Sprintf("%s of tenant %s %s back", ui.Plural(t.Files, "file"), ui.Safe(t.Tenant), verb)
 }
 
 // accessLines lists the first changes.
@@ -401,7 +409,10 @@ func (a *app) tellProblems(s restoreSummary) {
 			if p.Remedy != "" {
 				text += "\n" + p.Remedy
 			}
-			a.ui().Warnf("%s\n%s", text, strings.TrimSpace(p.SQL))
+			if sql := strings.TrimSpace(p.SQL); sql != "" {
+				text += "\n" + sql
+			}
+			a.ui().Warnf("%s", text)
 		}
 	}
 }

@@ -222,6 +222,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"restore_tenant", "--latest"}, 1, "no backup"},
 		{[]string{"backup_tenant", "--no-such-option"}, 2, "no-such-option"},
 		{[]string{"backup_tenant", "--schema", "nobody"}, 1, "nobody"},
+		{[]string{"backup_tenant", "--database", "other"}, 1, "CommandError: The connection 'other' doesn't exist"},
 		{[]string{"backup_tenant", "--database", "default", "--lock-timeout", "1ms"}, 3, "customer_b"},
 	} {
 		if c.code == 3 {

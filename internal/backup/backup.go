@@ -58,6 +58,7 @@ type Options struct {
 	Registry       registry.Choice    // the tables that register tenants, whose rows are saved with each
 	Locked         bool               // the caller holds the lock of the database already
 	Media          media.Source       // of the tenants' files; nil: these are not saved
+	MediaGone      []string           // schemas that had files, and have none any more: somebody said so
 	RollbackPoint  bool               // it is for a restore that is going to replace the schemas
 	Version        string             // of tenantkeep, for the manifest
 	Progress       Progress
@@ -190,6 +191,9 @@ type run struct {
 	chosen   map[string]bool    // names of the schemas that the run is to save
 	parents  map[string]*parent // by schema
 	marks    []pg.Mark          // of earlier backups
+
+	mediaPast    map[string]mediaPast // by schema
+	mediaParents map[string]*parent   // that archives build on, by schema
 }
 
 // begin connects, takes the lock of the database, and looks for pg_dump. The lock
@@ -252,7 +256,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.chosen[s.Name] = true
 	}
 	all := r.mediaTenants(first.candidates())
-	if err := r.checkMedia(ctx, all, result); err != nil {
+	if err := r.checkMedia(ctx, first.tenants, all, result); err != nil {
 		return nil, err
 	}
 	if o.DryRun {

@@ -36,7 +36,7 @@ func (r *run) mediaTenants(all []*tenant) []media.Tenant {
 }
 
 // checkMedia makes sure that files can be read, and finds out where they are.
-func (r *run) checkMedia(ctx context.Context, all []media.Tenant, result *Result) error {
+func (r *run) checkMedia(ctx context.Context, tenants []*tenant, all []media.Tenant, result *Result) error {
 	if r.Media == nil {
 		return nil
 	}
@@ -44,6 +44,12 @@ func (r *run) checkMedia(ctx context.Context, all []media.Tenant, result *Result
 		return err
 	}
 	if err := r.Media.Check(all); err != nil {
+		return err
+	}
+	if err := r.findMedia(ctx, tenants); err != nil {
+		return err
+	}
+	if err := r.checkGone(ctx, all); err != nil {
 		return err
 	}
 	result.Folders = map[string]string{}
@@ -76,13 +82,11 @@ func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest, all []media.T
 		return nil
 	}
 	m.IncludeMedia = true
-	parents, err := r.mediaParents(ctx, m)
-	if err != nil {
-		return err
-	}
 	var expected int64
-	for _, p := range parents {
-		expected += p.entry.Media.Bytes
+	for _, p := range r.mediaParents {
+		if p != nil {
+			expected += p.entry.Media.Bytes
+		}
 	}
 	r.Progress.Start("media", len(m.Schemas), expected)
 	defer r.Progress.Finish()
@@ -91,7 +95,7 @@ func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest, all []media.T
 	for i := range m.Schemas {
 		s := &m.Schemas[i]
 		g.Go(func() error {
-			o := &mediaRun{run: r, entry: s, parent: parents[s.Schema]}
+			o := &mediaRun{run: r, entry: s, parent: r.mediaParents[s.Schema]}
 			err := o.save(ctx, all)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -122,44 +126,6 @@ func mediaError(s *manifest.Schema) error {
 	return errors.New(text)
 }
 
-// mediaParents finds the newest backups that have archives of the schemas.
-func (r *run) mediaParents(ctx context.Context, m *manifest.Manifest) (map[string]*parent, error) {
-	missing := map[string]string{} // tenant by schema
-	for _, s := range m.Schemas {
-		missing[s.Schema] = s.Tenant
-	}
-	parents := map[string]*parent{}
-	visit := func(b repo.Backup) {
-		if b.Err != nil || !r.comparable(b.Manifest) || !b.Manifest.IncludeMedia {
-			return
-		}
-		for _, e := range b.Manifest.Schemas {
-			if tenant, ok := missing[e.Schema]; ok && tenant == e.Tenant {
-				delete(missing, e.Schema)
-				if e.Media != nil && e.MediaBackup != "" {
-					parents[e.Schema] = &parent{b, e}
-				}
-			}
-		}
-	}
-	if r.Parent != "" {
-		b, err := r.Repo.Load(ctx, r.Parent)
-		if err == nil {
-			visit(b)
-		}
-		return parents, err
-	}
-	entries := 0
-	err := r.Repo.Newest(ctx, func(b repo.Backup) bool {
-		visit(b)
-		if b.Err == nil {
-			entries += len(b.Manifest.Schemas)
-		}
-		return len(missing) > 0 && entries < parentEntries
-	})
-	return parents, err
-}
-
 // mediaRun saves the files of one schema.
 type mediaRun struct {
 	*run
@@ -172,26 +138,20 @@ func (o *mediaRun) note(level slog.Level, format string, args ...any) {
 }
 
 // open opens the folder. Nil: there is none.
-func (o *mediaRun) open(ctx context.Context, all []media.Tenant) (tree media.OpenTree, err error) {
-	if o.entry.IsCore() {
-		return o.Media.OpenShared(ctx, all)
-	}
+func (o *mediaRun) open(ctx context.Context, all []media.Tenant) (media.OpenTree, error) {
 	t := media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
 	if o.Type == manifest.Baseline { // whose tenant has the name of a template
 		t.Name = t.Schema
 	}
-	tree, err = o.Media.Open(ctx, t)
+	tree, err := o.openMedia(ctx, t, all)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return tree, err
 	}
 	if ready := o.Media.Ready(ctx); ready != nil {
 		return nil, ready
 	}
-	if o.parent != nil {
-		place, _ := o.Media.Location(t) // it was found a moment ago
-		return nil, fmt.Errorf("its folder %s is gone, of which backup %s has %d files: if that is right, the next backup takes it so", place, o.parent.backup.ID, o.parent.entry.Media.Files)
-	}
-	return nil, nil
+	place, _ := o.Media.Location(t) // it was found a moment ago
+	return nil, o.mediaGone(t.Schema, "its folder "+place+" is gone")
 }
 
 func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
@@ -231,9 +191,17 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 	case err != nil:
 		return err
 	}
+	if saved.Files == 0 && saved.Failures.Count == 0 {
+		if err := o.mediaGone(o.entry.Schema, "no file is left"); err != nil {
+			return err
+		}
+	}
 	o.tell(saved)
 	if saved.Unchanged {
 		o.entry.MediaBackup, o.entry.Media = o.parent.entry.MediaBackup, o.parent.entry.Media
+		if file != nil {
+			return file.Abort()
+		}
 		return nil
 	}
 	stored, err := file.Commit()

@@ -177,14 +177,15 @@ func Open(ctx context.Context, dir storage.Storage, template string) (*manifest.
 		return nil, fmt.Errorf("read %s: %w", what(template), err)
 	}
 	m := repo.Describe(x, key, o.Size(), "sha256:"+hex.EncodeToString(hash.Sum(nil)))
-	return m, addMedia(ctx, dir, m)
+	return m, addMedia(ctx, dir, m, x.Header.Media)
 }
 
 // archiveExts are how an archive may be compressed.
 var archiveExts = []string{".tar.zst", ".tar.gz", ".tar"}
 
-// addMedia describes the archive that belongs to a baseline, if there is one.
-func addMedia(ctx context.Context, dir storage.Storage, m *manifest.Manifest) error {
+// addMedia describes the archive that belongs to a baseline, if there is one. It
+// must have the hash that the baseline says; empty: it says that there is none.
+func addMedia(ctx context.Context, dir storage.Storage, m *manifest.Manifest, want string) error {
 	e := &m.Schemas[0]
 	for _, ext := range archiveExts {
 		key := strings.TrimSuffix(e.Filepath, fileName) + mediaDir + "/" + m.ID + ext
@@ -195,7 +196,7 @@ func addMedia(ctx context.Context, dir storage.Storage, m *manifest.Manifest) er
 		if err != nil {
 			return fmt.Errorf("open the files of a baseline: %w", err)
 		}
-		e.Media, err = describe(o, m)
+		e.Media, err = describe(o, m, want)
 		if err := errors.Join(err, o.Close()); err != nil {
 			return &DamagedError{Path: filepath.Join(dir.Location(), filepath.FromSlash(key)), Media: true, Err: err}
 		}
@@ -205,8 +206,19 @@ func addMedia(ctx context.Context, dir storage.Storage, m *manifest.Manifest) er
 	return ctx.Err()
 }
 
-// describe reads what an archive says of itself.
-func describe(o storage.Object, m *manifest.Manifest) (*manifest.Media, error) {
+// describe reads what an archive says of itself, and compares it with what its
+// baseline says.
+func describe(o storage.Object, m *manifest.Manifest, want string) (*manifest.Media, error) {
+	if want == "" {
+		return nil, errors.New("the baseline was made without files")
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, io.NewSectionReader(o, 0, o.Size())); err != nil {
+		return nil, err
+	}
+	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != want {
+		return nil, fmt.Errorf("it has the hash %s, the baseline says %s", got, want)
+	}
 	a, err := media.Open(o, o.Size())
 	if err != nil {
 		return nil, err
@@ -217,11 +229,7 @@ func describe(o storage.Object, m *manifest.Manifest) (*manifest.Media, error) {
 	case len(a.References) > 0:
 		return nil, errors.New("it is a part of an incremental backup")
 	}
-	hash := sha256.New()
-	if _, err := io.Copy(hash, io.NewSectionReader(o, 0, o.Size())); err != nil {
-		return nil, err
-	}
-	return &manifest.Media{Backup: a.Backup, Size: o.Size(), Hash: "sha256:" + hex.EncodeToString(hash.Sum(nil)), Files: a.Files, Bytes: a.Bytes}, nil
+	return &manifest.Media{Backup: a.Backup, Size: o.Size(), Hash: want, Files: a.Files, Bytes: a.Bytes}, nil
 }
 
 // firstLine begins every data file that is not compressed.

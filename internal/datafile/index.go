@@ -54,6 +54,9 @@ type Header struct {
 	// Registration is the rows outside of the schema that make its tenant known to
 	// the application; empty where nobody looked for any.
 	Registration []manifest.RegistryTable `json:"registration,omitempty"`
+	// Media is the hash, as in a manifest, of the archive of files that lies beside a
+	// baseline; empty: there is none.
+	Media string `json:"media,omitempty"`
 	// Files are the files of earlier backups that frames of this one lie in.
 	Files []FileRef `json:"files,omitempty"`
 }

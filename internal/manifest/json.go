@@ -15,6 +15,9 @@ import (
 // about half a kilobyte for each schema.
 const MaxSize = 256 << 20
 
+// byteOrderMark is what some editors put before the text of a file.
+const byteOrderMark = "\ufeff"
+
 // FormatError says that a manifest was written by a newer tenantkeep.
 type FormatError struct {
 	Format int // what the manifest says of itself
@@ -54,7 +57,7 @@ func decode(r io.Reader) (*Manifest, []byte, error) {
 	if len(b) > MaxSize {
 		return nil, nil, fmt.Errorf("manifest is larger than %d MiB", MaxSize>>20)
 	}
-	b = bytes.TrimLeft(b, " \t\r\n")
+	b = bytes.TrimLeft(bytes.TrimPrefix(b, []byte(byteOrderMark)), " \t\r\n")
 	switch {
 	case len(b) == 0:
 		return nil, nil, errors.New("manifest is empty")

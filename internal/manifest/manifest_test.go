@@ -105,7 +105,7 @@ const original = `{
 
 func TestDecodeOriginal(t *testing.T) {
 	t.Parallel()
-	m, err := Decode(strings.NewReader(fmt.Sprintf(original, strings.ToUpper(digest), digest)))
+	m, err := Decode(strings.NewReader("\ufeff" + fmt.Sprintf(original, strings.ToUpper(digest), digest)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +362,9 @@ func TestKey(t *testing.T) {
 		{0, "/", ""},
 		{0, "/app/..", ""},
 		{0, "/app/.hidden", ""},
-		{0, `C:\backups\a.sql`, ""},
+		{0, `C:\backups\a.sql`, "data/a.sql"},
+		{0, `C:\backups/data\..`, ""},
+		{0, `C:\backups\`, "data/backups"},
 		{0, "/app/a\x00.sql", ""},
 	} {
 		got, err := Schema{Filepath: c.path}.Key(c.format)
@@ -384,6 +386,8 @@ func TestTime(t *testing.T) {
 		"2024-12-15T14:30:22.123456":       "2024-12-15T14:30:22.123456Z",
 		"2024-12-15T14:30:22":              "2024-12-15T14:30:22.000000Z",
 		"2024-12-15T14:30:22Z":             "2024-12-15T14:30:22.000000Z",
+		"2024-12-15 14:30:22":              "2024-12-15T14:30:22.000000Z",
+		"2024-12-15 14:30:22.5+02:00":      "2024-12-15T12:30:22.500000Z",
 		"2024-12-15T14:30:22.5+02:00":      "2024-12-15T12:30:22.500000Z",
 		"2024-12-15T14:30:22.123456+00:00": "2024-12-15T14:30:22.123456Z",
 	} {
@@ -403,7 +407,7 @@ func TestTime(t *testing.T) {
 			t.Errorf("%s changed by an hour is still written as read", in)
 		}
 	}
-	for _, in := range []string{"", "20241215_143022", "2024-12-15", "2024-13-15T14:30:22", "2024-12-15T14:30:22 Z", "2024-12-15 14:30:22"} {
+	for _, in := range []string{"", "20241215_143022", "2024-12-15", "2024-13-15T14:30:22", "2024-12-15T14:30:22 Z", "2024-12-15  14:30:22", "2024-12-15 "} {
 		if got, err := ParseTime(in); err == nil {
 			t.Errorf("%q is read as %v", in, got)
 		}
@@ -420,6 +424,7 @@ func TestTimeInZone(t *testing.T) {
 	for in, want := range map[string]string{
 		"2024-12-15T14:30:22.123456":  "2024-12-15T13:30:22.123456Z",
 		"2024-07-15T14:30:22":         "2024-07-15T12:30:22.000000Z",
+		"2024-07-15 14:30:22":         "2024-07-15T12:30:22.000000Z",
 		"2024-12-15T14:30:22Z":        "2024-12-15T14:30:22.000000Z",
 		"2024-12-15T14:30:22.5+02:00": "2024-12-15T12:30:22.500000Z",
 	} {

@@ -8,7 +8,8 @@ import (
 
 // Time is a moment as manifests spell it. It is written in UTC with
 // microseconds, "2024-12-15T14:30:22.123456Z". The original system wrote its
-// times without a zone; they are read as UTC until InZone says otherwise. What was
+// times without a zone, mostly; they are read as UTC until InZone says otherwise. A
+// blank between date and time is read as well, as programs print it. What was
 // read is written again letter for letter, as long as the moment is not changed.
 type Time struct {
 	time.Time
@@ -30,7 +31,7 @@ func NewTime(t time.Time) Time {
 // ParseTime reads a time with or without a zone.
 func ParseTime(s string) (Time, error) {
 	for _, layout := range []string{layoutZone, layoutNoZone} {
-		if t, err := time.Parse(layout, s); err == nil {
+		if t, err := time.Parse(layout, withT(s)); err == nil {
 			if err := CheckTime(t); err != nil {
 				return Time{}, fmt.Errorf("time %q: %w", s, err)
 			}
@@ -40,10 +41,19 @@ func ParseTime(s string) (Time, error) {
 	return Time{}, fmt.Errorf("%q is not a time like 2024-12-15T14:30:22.123456Z", s)
 }
 
+// withT is a time with a T between date and time.
+func withT(s string) string {
+	const date = len(time.DateOnly)
+	if len(s) > date && s[date] == ' ' {
+		return s[:date] + "T" + s[date+1:]
+	}
+	return s
+}
+
 // InZone is the time as the clocks of a zone showed it, where it was read without
 // one; any other stays the moment that it is.
 func (t Time) InZone(zone *time.Location) Time {
-	if read, err := time.ParseInLocation(layoutNoZone, t.text, zone); err == nil {
+	if read, err := time.ParseInLocation(layoutNoZone, withT(t.text), zone); err == nil {
 		t.Time = read.UTC()
 	}
 	return t

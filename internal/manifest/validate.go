@@ -218,8 +218,8 @@ func (s Schema) validateMedia(format int) error {
 
 // Key is where the data file lies in the repository of a manifest of that
 // format. The original system (format 0) wrote absolute paths of the machine
-// or container it ran in; there the file is data/ and the last element of the
-// path, wherever the repository is now.
+// or container it ran in, such as C:\\app\\backups\\data\\x.sql; there the file is data/
+// and the last element of the path, wherever the repository is now.
 func (s Schema) Key(format int) (string, error) {
 	return key(s.Filepath, "data/", format)
 }
@@ -231,7 +231,7 @@ func (s Schema) MediaKey(format int) (string, error) {
 
 func key(filepath, dir string, format int) (string, error) {
 	if format == 0 {
-		name := path.Base(filepath)
+		name := path.Base(strings.ReplaceAll(filepath, `\`, "/"))
 		if err := checkName(name); err != nil {
 			return "", fmt.Errorf("file %q: %w", filepath, err)
 		}

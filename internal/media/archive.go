@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"sort"
 	"time"
@@ -131,6 +132,7 @@ func (a *Archive) Refer(earlier []*Archive) error {
 // of an archive of ours, or stands where it cannot, is an error.
 func (a *Archive) Entries(ctx context.Context, yield func(Entry) error) error {
 	var folders []string // that the entry before is in, itself among them
+	files := nameSet{seed: maphash.MakeSeed(), names: map[uint64]struct{}{}}
 	var last string
 	var packed, plain []byte
 	for n, f := range a.Index {
@@ -163,8 +165,16 @@ func (a *Archive) Entries(ctx context.Context, yield func(Entry) error) error {
 			if len(folders) == 0 && e.Name != Top {
 				return fmt.Errorf("index: entry %q is in no folder", e.Name)
 			}
-			if e.Kind == KindFolder {
+			switch e.Kind {
+			case KindFolder:
 				folders = append(folders, e.Name)
+			case KindFile:
+				files.add(e.Name)
+			case KindHard:
+				// Another name of a symbolic link would lead elsewhere than the link.
+				if !files.has(e.Link) {
+					return fmt.Errorf("index: entry %q is to be another name of %q, which is no file", e.Name, e.Link)
+				}
 			}
 			if e.Archive > len(a.References) {
 				return fmt.Errorf("index: entry %q is in archive %d, which is not named", e.Name, e.Archive)
@@ -179,6 +189,20 @@ func (a *Archive) Entries(ctx context.Context, yield func(Entry) error) error {
 		return errors.New("the index of the archive is empty")
 	}
 	return nil
+}
+
+// nameSet is a set of names of which only hashes are held, with a seed that nobody
+// can foresee.
+type nameSet struct {
+	seed  maphash.Seed
+	names map[uint64]struct{}
+}
+
+func (s *nameSet) add(name string) { s.names[maphash.String(s.seed, name)] = struct{}{} }
+
+func (s *nameSet) has(name string) bool {
+	_, ok := s.names[maphash.String(s.seed, name)]
+	return ok
 }
 
 func (a *Archive) unpack(f [3]int64, packed, plain []byte) ([]byte, []byte, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -298,6 +299,83 @@ func TestIncremental(t *testing.T) {
 	if diff := cmp.Diff(want, look(t, filepath.Join(root.Name(), "fifth"))); diff != "" {
 		t.Errorf("what was put back differs (-was +is):\n%s", diff)
 	}
+
+	// Tar finds all of it in the archives that are left, links and empty folders
+	// too, though they have not changed since the first one.
+	plain := filepath.Join(root.Name(), "plain")
+	must(t, os.Mkdir(plain, 0o700))
+	for _, s := range []*stored{fourth, fifth} {
+		cmd := exec.Command("tar", "-x", "-p", "--zstd", "--numeric-owner")
+		cmd.Dir, cmd.Stdin = plain, bytes.NewReader(s.Bytes())
+		out, err := cmd.CombinedOutput()
+		if s == fourth && strings.Contains(string(out), "hard: Cannot hard link to") {
+			continue // the file was in the second, and is in the fifth
+		}
+		if err != nil {
+			t.Fatalf("tar: %v\n%s", err, out)
+		}
+	}
+	got := look(t, plain)
+	for name := range got {
+		if _, ok := want[name]; !ok {
+			delete(got, name) // it was deleted in between
+		}
+	}
+	times := regexp.MustCompile(` [0-9]+\.[0-9]{9}`) // of files those of when they were stored
+	for _, m := range []map[string]string{want, got} {
+		for name, text := range m {
+			m[name] = times.ReplaceAllString(text, "")
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("what tar puts back differs (-was +is):\n%s", diff)
+	}
+}
+
+// A program that ran as its owner must not run as whoever restores it.
+func TestForeignOwner(t *testing.T) {
+	t.Parallel()
+	_, dir := folder(t)
+	for owner, want := range map[int]fs.FileMode{os.Geteuid(): 0o755 | fs.ModeSetuid | fs.ModeSetgid, os.Geteuid() + 1: 0o755} {
+		write(t, dir, "program", "")
+		f, err := os.Open(filepath.Join(dir, "program"))
+		must(t, err)
+		p := &putter{}
+		must(t, p.dress(f, &Entry{Name: "program", Kind: KindFile, Mode: 0o6755, UID: owner, GID: os.Getegid()}))
+		info, err := f.Stat()
+		must(t, errors.Join(err, f.Close()))
+		if info.Mode() != want || (p.put.Warnings.Count > 0) != (owner != os.Geteuid()) {
+			t.Errorf("of user %d: %v, want %v; %v", owner, info.Mode(), want, p.put.Warnings.List)
+		}
+	}
+}
+
+// What waits for a change that may not come is in memory, up to a limit.
+func TestWaitingOutput(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	created := 0
+	create := func() (io.Writer, error) { created++; return &b, nil }
+	needed := false
+	o, err := newOutput(create, datafile.Compression{Algorithm: datafile.None}, func() bool { return needed })
+	must(t, err)
+	must(t, o.zeros(mostWaiting-1))
+	if created != 0 {
+		t.Error("it does not wait")
+	}
+	must(t, o.zeros(2*frameSize))
+	if created != 1 || b.Len() < mostWaiting {
+		t.Errorf("created %d times, %d bytes are written", created, b.Len())
+	}
+	o, err = newOutput(create, datafile.Compression{Algorithm: datafile.None}, func() bool { return needed })
+	must(t, err)
+	b.Reset()
+	must(t, o.zeros(frameSize))
+	needed = true
+	must(t, o.zeros(frameSize))
+	if created != 2 || b.Len() != 2*frameSize || int64(b.Len()) != o.offset {
+		t.Errorf("created %d times, %d bytes are written", created, b.Len())
+	}
 }
 
 // busy is a folder in which something happens when a file is opened.
@@ -424,7 +502,7 @@ func TestNotFiles(t *testing.T) {
 func forged(t *testing.T, entries ...Entry) *Archive {
 	t.Helper()
 	var b bytes.Buffer
-	o, err := newOutput(func() (io.Writer, error) { return &b, nil }, datafile.Compression{Algorithm: datafile.Zstd})
+	o, err := newOutput(func() (io.Writer, error) { return &b, nil }, datafile.Compression{Algorithm: datafile.Zstd}, func() bool { return true })
 	must(t, err)
 	for _, e := range append([]Entry{{Name: Top, Kind: KindFolder, Mode: 0o700}}, entries...) {
 		if e.Kind == KindFile && e.Hash == "" {
@@ -450,9 +528,18 @@ func TestForgedArchives(t *testing.T) {
 		"is in no folder":                 {{Name: "a", Kind: KindLink, Link: "b"}, file("a/x")},
 		"does not stand where it belongs": {file("b"), file("a")},
 		"does not stand before it":        {{Name: "a", Kind: KindHard, Link: "../../etc/passwd"}},
-		"are not within it":               {{Name: "a", Kind: KindFile, Size: 5, Extents: []Extent{{3, 4}}}},
-		"not in the archive":              {{Name: "a", Kind: KindFile, Size: 1 << 40}},
-		"is not named":                    {{Name: "a", Kind: KindFile, Archive: 1}},
+		"which is no file": {
+			{Name: "a", Kind: KindFolder},
+			{Name: "a/b", Kind: KindFolder},
+			{Name: "a/b/l", Kind: KindLink, Link: "../../x"},
+			{Name: "z", Kind: KindHard, Link: "a/b/l"},
+		},
+		`another name of "f/x", which is no file`: {
+			{Name: "e", Kind: KindFolder}, {Name: "e/x", Kind: KindFile}, {Name: "f", Kind: KindLink, Link: "e"}, {Name: "z", Kind: KindHard, Link: "f/x"},
+		},
+		"are not within it":  {{Name: "a", Kind: KindFile, Size: 5, Extents: []Extent{{3, 4}}}},
+		"not in the archive": {{Name: "a", Kind: KindFile, Size: 1 << 40}},
+		"is not named":       {{Name: "a", Kind: KindFile, Archive: 1}},
 	} {
 		root, _ := folder(t)
 		a := forged(t, entries...)

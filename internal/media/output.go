@@ -15,7 +15,9 @@ import (
 // file where it is long.
 type output struct {
 	create    func() (io.Writer, error)
-	w         io.Writer // nil: nothing was written yet
+	needed    func() bool // whether there will be an archive; until then it waits
+	w         io.Writer   // nil: nothing was written yet
+	waiting   []byte
 	packer    *datafile.Packer
 	algorithm datafile.Algorithm
 
@@ -45,12 +47,12 @@ func IsWriting(err error) bool {
 	return ok
 }
 
-func newOutput(create func() (io.Writer, error), c datafile.Compression) (*output, error) {
+func newOutput(create func() (io.Writer, error), c datafile.Compression, needed func() bool) (*output, error) {
 	packer, err := datafile.NewPacker(c)
 	if err != nil {
 		return nil, err
 	}
-	return &output{create: create, packer: packer, algorithm: c.Algorithm, frame: make([]byte, 0, frameSize)}, nil
+	return &output{create: create, needed: needed, packer: packer, algorithm: c.Algorithm, frame: make([]byte, 0, frameSize)}, nil
 }
 
 // Write adds to the tar file.
@@ -84,19 +86,22 @@ func (o *output) flush() error {
 	return o.put(packed)
 }
 
-// put writes to the archive.
+// put writes to the archive, or keeps what may not be wanted while it is not much.
 func (o *output) put(b []byte) error {
+	o.offset += int64(len(b))
 	if o.w == nil {
+		if o.waiting = append(o.waiting, b...); !o.needed() && len(o.waiting) < mostWaiting {
+			return nil
+		}
 		w, err := o.create()
 		if err != nil {
 			return &outputError{err}
 		}
-		o.w = w
+		o.w, b, o.waiting = w, o.waiting, nil
 	}
 	if _, err := o.w.Write(b); err != nil {
 		return &outputError{err}
 	}
-	o.offset += int64(len(b))
 	return nil
 }
 
@@ -166,6 +171,7 @@ func (o *output) packLines() error {
 
 // finish ends the tar file and writes what follows it.
 func (o *output) finish(t *Table) error {
+	o.needed = func() bool { return true }
 	if err := o.zeros(2 * block); err != nil {
 		return err
 	}

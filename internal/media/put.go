@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/user"
 	"path"
@@ -189,13 +190,17 @@ func (p *putter) close() error {
 
 // dress gives an open file its owner, attributes and mode.
 func (p *putter) dress(file *os.File, e *Entry) error {
+	mode := fileMode(e.Mode)
 	if p.owner {
 		if err := file.Chown(p.ids(e)); err != nil {
 			return err
 		}
-	} else if (e.UID != os.Geteuid() || e.GID != os.Getegid()) && !p.foreign {
-		p.foreign = true
-		p.put.Warnings.add(e.Name, "and perhaps others belong to the user who restores them now: only root may give files to their owners")
+	} else if e.UID != os.Geteuid() || e.GID != os.Getegid() {
+		mode &^= fs.ModeSetuid | fs.ModeSetgid // which would run it as somebody else
+		if !p.foreign {
+			p.foreign = true
+			p.put.Warnings.add(e.Name, "and perhaps others belong to the user who restores them now: only root may give files to their owners")
+		}
 	}
 	for name, v := range e.Attributes {
 		switch err := setAttribute(file, name, v); {
@@ -206,7 +211,7 @@ func (p *putter) dress(file *os.File, e *Entry) error {
 			return fmt.Errorf("set attribute %s: %w", name, err)
 		}
 	}
-	return file.Chmod(fileMode(e.Mode)) // after the owner, whose change takes bits away
+	return file.Chmod(mode) // after the owner, whose change takes bits away
 }
 
 // ids are the owner and the group of an entry on this machine: by name, as tar

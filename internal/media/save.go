@@ -30,6 +30,9 @@ const (
 	rereadEnough = 64 << 20
 	// indexInMemory is how much of an index is held in memory.
 	indexInMemory = 8 << 20
+	// mostWaiting is how much of an archive waits in memory until it is known that
+	// there will be one.
+	mostWaiting = 8 << 20
 )
 
 // SaveOptions say how to save a folder.
@@ -78,8 +81,8 @@ type saver struct {
 }
 
 // Save writes the archive of a folder. create makes the file that it is written
-// to; it is called once there is something to store, which there is not where
-// nothing changed since the parent. What cannot be read of the folder is in the
+// to; where nothing changed since the parent it is not called, or the file is not
+// to be kept. What cannot be read of the folder is in the
 // result; the error says that no archive could be made.
 func Save(ctx context.Context, tree Tree, create func() (io.Writer, error), o SaveOptions) (_ *Saved, err error) {
 	if o.Now == nil {
@@ -87,7 +90,7 @@ func Save(ctx context.Context, tree Tree, create func() (io.Writer, error), o Sa
 	}
 	s := &saver{SaveOptions: o, tree: tree, numbers: map[int]int{}, first: map[string]int{}, buffer: make([]byte, smallFile)}
 	s.Table = Table{Format: Format, Schema: o.Schema, Tenant: o.Tenant, Backup: o.Backup, Started: o.Now().UTC()}
-	if s.out, err = newOutput(create, o.Compression); err != nil {
+	if s.out, err = newOutput(create, o.Compression, func() bool { return s.changed }); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.out.close()) }()
@@ -169,11 +172,8 @@ func (s *saver) entry(ctx context.Context, e Entry, err error) error {
 		if e.LeadsOut() {
 			s.Warnings.add(e.Name, fmt.Sprintf("is a link that leads out of the folder, to %q: a restore refuses it, or leaves it out", e.Link))
 		}
-		if twin == nil || !twin.like(&e) {
-			s.changed = true
-			if err := s.out.member(&e); err != nil {
-				return err
-			}
+		if err := s.member(&e, twin); err != nil {
+			return err
 		}
 	case KindFile:
 		ok, err := s.file(ctx, &e, twin)
@@ -187,6 +187,15 @@ func (s *saver) entry(ctx context.Context, e Entry, err error) error {
 	}
 	s.count(&e)
 	return s.out.list(&e)
+}
+
+// member writes what has no contents of its own. Each archive has all of it: nobody
+// would know which earlier one must stay for the sake of a link.
+func (s *saver) member(e, twin *Entry) error {
+	if twin == nil || !twin.like(e) || twin.Size != e.Size {
+		s.changed = true
+	}
+	return s.out.member(e)
 }
 
 func (s *saver) count(e *Entry) {
@@ -242,11 +251,7 @@ func (s *saver) file(ctx context.Context, e, twin *Entry) (bool, error) {
 	if n, known := s.first[e.Same]; known && e.Same != "" && s.names[n].Version == e.Version {
 		first := s.names[n]
 		e.Kind, e.Link = KindHard, first.Name
-		if twin != nil && twin.like(e) && twin.Size == e.Size {
-			return true, nil
-		}
-		s.changed = true
-		return true, s.out.member(e)
+		return true, s.member(e, twin)
 	}
 	if twin != nil && (twin.Kind != KindFile || s.retired[twin.Archive]) {
 		twin = nil

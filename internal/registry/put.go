@@ -22,7 +22,7 @@ type Mode string
 
 // The modes. The empty one is Keep.
 const (
-	Keep      Mode = "keep"      // rows are put back where a table has none of the tenant; others stay as they are
+	Keep      Mode = "keep"      // rows that are missing are put back; others stay as they are
 	Overwrite Mode = "overwrite" // rows that differ are overwritten too; none is deleted
 	Skip      Mode = "skip"      // nothing is looked at
 )
@@ -120,30 +120,11 @@ func Put(ctx context.Context, tx pgx.Tx, saved []manifest.RegistryTable, schema 
 	if len(p.writes) == 0 {
 		return &p.report, nil
 	}
-	if _, err := tx.Exec(ctx, "SET LOCAL search_path TO DEFAULT"); err != nil {
-		return nil, fmt.Errorf("put the registration back: %w", err)
-	}
-	for _, w := range p.writes {
-		tag, err := tx.Exec(ctx, w.sql)
-		if err == nil && tag.RowsAffected() != 1 {
-			err = errors.New("a trigger or a rule of the table kept it out")
-		}
-		if err != nil {
-			return nil, &PutError{Table: w.table.title(), Row: w.row, Err: err}
-		}
-	}
-	if _, err := tx.Exec(ctx, "SET CONSTRAINTS ALL IMMEDIATE"); err != nil {
-		e := &PutError{Err: err}
-		if failure, ok := errors.AsType[*pgconn.PgError](err); ok {
-			e.Table = title(failure.SchemaName, failure.TableName)
-		}
-		return nil, e
-	}
-	if _, err := tx.Exec(ctx, "SET LOCAL search_path = ''"); err != nil {
-		return nil, fmt.Errorf("put the registration back: %w", err)
+	if err := p.do(ctx, tx); err != nil {
+		return nil, err
 	}
 	// Once more: triggers may have changed what was put back.
-	after := &putting{schema: schema, mode: Keep, saved: saved}
+	after := &putting{schema: schema, saved: saved, onlyCompare: true}
 	if err := after.compare(ctx, tx); err != nil {
 		return nil, err
 	}
@@ -161,17 +142,23 @@ type putting struct {
 	saved  []manifest.RegistryTable
 	tables []*target
 	writes []write
+	done   []*write
 	report Report
+
+	onlyCompare bool
 }
 
 // target is one table of it.
 type target struct {
 	*manifest.RegistryTable
-	found  *found // nil: it cannot be used
-	shared []int  // places of those columns that the database has too
-	rows   []row  // of the tenant, in the database
+	found  *found   // nil: it cannot be used
+	key    []string // columns of the primary key, where the database has them all
+	shared []int    // places of those columns that the database has too
+	rows   []row    // of the tenant, in the database
 	// keys lead from values of the backup to those of the database, by column.
 	keys map[string]map[string]string
+	// optional says that some of the rows are put back beside others, if they can be.
+	optional bool
 }
 
 func (t *target) title() string { return title(t.Schema, t.Name) }
@@ -190,14 +177,6 @@ func title(names ...string) string {
 		}
 	}
 	return strings.Join(parts, ".")
-}
-
-// write is a statement for one row.
-type write struct {
-	table  *target
-	row    string
-	sql    string
-	values []*string // of an insert, by column of the backup; nil: it is an update
 }
 
 func (p *putting) note(format string, args ...any) {
@@ -274,6 +253,9 @@ func (p *putting) compareTable(ctx context.Context, q pg.Querier, t *target) err
 			t.shared = append(t.shared, i)
 		}
 	}
+	if !slices.ContainsFunc(t.Key, func(name string) bool { return slices.Contains(dropped, name) }) {
+		t.key = t.Key
+	}
 	if err := p.readTarget(ctx, q, t); err != nil {
 		return err
 	}
@@ -287,16 +269,20 @@ func (p *putting) compareTable(ctx context.Context, q pg.Querier, t *target) err
 		switch at := pairs[i]; {
 		case at >= 0:
 			p.compareRow(t, t.Rows[i], values, t.rows[at].values)
+			continue
 		case p.insertable(t, values):
-			if err := p.insert(ctx, q, t, t.Rows[i], values); err != nil {
+			put, err := p.insert(ctx, q, t, t.Rows[i], values)
+			if err != nil {
 				return err
 			}
-			if len(dropped) > 0 {
-				p.note("%s: the table has no column %s any more, so its values of row %s are not put back", t.title(), strings.Join(dropped, ", "), t.rowName(values))
+			if put {
+				if len(dropped) > 0 {
+					p.note("%s: the table has no column %s any more, so its values of row %s are not put back", t.title(), strings.Join(dropped, ", "), t.rowName(values))
+				}
+				continue
 			}
-		default:
-			p.report.Differences = append(p.report.Differences, Difference{Table: t.title(), Row: t.rowName(values), Only: InBackup})
 		}
+		p.report.Differences = append(p.report.Differences, Difference{Table: t.title(), Row: t.rowName(values), Only: InBackup})
 	}
 	for i, is := range left {
 		if is {
@@ -321,7 +307,7 @@ func (p *putting) readTarget(ctx context.Context, q pg.Querier, t *target) error
 		}
 	}
 	now := *t.RegistryTable
-	now.Columns, now.Key = nil, slices.DeleteFunc(slices.Clone(t.Key), func(name string) bool { return t.found.column(name) == nil })
+	now.Columns, now.Key = nil, t.key
 	for _, i := range t.shared {
 		now.Columns = append(now.Columns, t.Columns[i])
 	}
@@ -388,13 +374,13 @@ func (t *target) pairs(rows [][]*string) []int {
 			}
 		}
 	}
-	if len(t.Key) > 0 {
+	if len(t.key) > 0 {
 		match(func(a, b []*string) bool {
-			return t.sameIn(a, b, func(name string) bool { return slices.Contains(t.Key, name) })
+			return t.sameIn(a, b, func(name string) bool { return slices.Contains(t.key, name) })
 		})
 	}
-	telling := func(name string) bool { return !slices.Contains(t.Key, name) }
-	if slices.ContainsFunc(t.shared, func(i int) bool { return t.Columns[i].Name != t.Column && telling(t.Columns[i].Name) }) {
+	telling := func(name string) bool { return !slices.Contains(t.key, name) }
+	if len(t.key) == 0 || slices.ContainsFunc(t.shared, func(i int) bool { return t.Columns[i].Name != t.Column && telling(t.Columns[i].Name) }) {
 		match(func(a, b []*string) bool { return t.sameIn(a, b, telling) })
 	}
 	if t.Refers == nil && len(rows) == 1 && len(t.rows) == 1 {
@@ -415,10 +401,10 @@ func (t *target) sameIn(a, b []*string, want func(string) bool) bool {
 
 func same(a, b *string) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
 
-// insertable reports whether a row is to be put back: where the tenant has none in
-// the table, or in any case. What it refers to must be there.
+// insertable reports whether a row is to be put back. What it refers to must be
+// there, and it must not be a second one of what only one row of the tenant is.
 func (p *putting) insertable(t *target, values []*string) bool {
-	if len(t.rows) > 0 && p.mode != Overwrite {
+	if p.onlyCompare || p.mode != Overwrite && t.isSecond(values) {
 		return false
 	}
 	if t.Refers == nil {
@@ -436,9 +422,31 @@ func (p *putting) insertable(t *target, values []*string) bool {
 	return false
 }
 
+// isSecond reports whether a row alone of its tenant in the backup has a mark, such
+// as is_primary, that another row has in the database: with both the application
+// might not know which one is meant.
+func (t *target) isSecond(values []*string) bool {
+	for _, i := range t.shared {
+		marked := func(values []*string) bool { return values[i] != nil && *values[i] == "t" }
+		if t.Columns[i].Type != "boolean" || !marked(values) || !slices.ContainsFunc(t.rows, func(r row) bool { return marked(r.values) }) {
+			continue
+		}
+		n := 0
+		for _, r := range t.Rows {
+			if marked(r) {
+				n++
+			}
+		}
+		if n == 1 {
+			return true
+		}
+	}
+	return false
+}
+
 // rowName names a row by its key.
 func (t *target) rowName(values []*string) string {
-	names := t.Key
+	names := t.key
 	if len(names) == 0 {
 		names = []string{t.Column}
 	}
@@ -470,18 +478,18 @@ func (t *target) leads(saved, now []*string) {
 // differs if the mode says so: all but the key, by which others know the row.
 func (p *putting) compareRow(t *target, saved, values, live []*string) {
 	after := slices.Clone(live)
-	var set []string
+	var set [][2]string
 	for _, i := range t.shared {
 		c := t.Columns[i]
 		if same(values[i], live[i]) {
 			continue
 		}
-		isKey := slices.Contains(t.Key, c.Name)
+		isKey := slices.Contains(t.key, c.Name)
 		if isKey && t.Refers != nil {
 			continue // made anew, and the same in all else
 		}
-		if p.mode == Overwrite && !isKey && len(t.Key) > 0 && !t.found.column(c.Name).always {
-			set = append(set, pg.Identifier(c.Name)+" = "+literal(values[i]))
+		if p.mode == Overwrite && !isKey && len(t.key) > 0 && !t.found.column(c.Name).always {
+			set = append(set, [2]string{c.Name, literal(values[i])})
 			after[i] = values[i]
 			continue
 		}
@@ -492,42 +500,38 @@ func (p *putting) compareRow(t *target, saved, values, live []*string) {
 		return
 	}
 	var where []string
-	for _, name := range t.Key {
+	for _, name := range t.key {
 		where = append(where, pg.Identifier(name)+" = "+literal(live[t.place(name)]))
 	}
-	p.writes = append(p.writes, write{
-		table: t, row: t.rowName(live),
-		sql: fmt.Sprintf("UPDATE %s SET %s WHERE %s", t.sql(), strings.Join(set, ", "), strings.Join(where, " AND ")),
-	})
-	p.report.Updated++
+	p.writes = append(p.writes, write{table: t, row: t.rowName(live), set: set, where: strings.Join(where, " AND ")})
 }
 
-// insert puts a row back. A key that another tenant has by now is an error.
-func (p *putting) insert(ctx context.Context, q pg.Querier, t *target, saved, values []*string) error {
-	if t.Refers == nil && len(t.Key) > 0 {
-		if err := p.free(ctx, q, t, values); err != nil {
-			return err
+// insert puts a row back, unless it is optional and cannot be. A key that another
+// tenant has by now is an error.
+func (p *putting) insert(ctx context.Context, q pg.Querier, t *target, saved, values []*string) (bool, error) {
+	optional := p.mode != Overwrite && (len(t.rows) > 0 || t.Refers != nil && p.parent(t).optional)
+	if t.Refers == nil && len(t.key) > 0 {
+		err := p.free(ctx, q, t, values)
+		if taken, ok := errors.AsType[*PutError](err); ok && optional {
+			p.note("%v", taken)
+			return false, nil
+		}
+		if err != nil {
+			return false, err
 		}
 	}
-	var columns, list []string
-	for _, i := range t.shared {
-		columns, list = append(columns, pg.Identifier(t.Columns[i].Name)), append(list, literal(values[i]))
-	}
 	t.leads(saved, values)
-	p.writes = append(p.writes, write{
-		table: t, row: t.rowName(values), values: values,
-		sql: fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s)", t.sql(), strings.Join(columns, ", "), strings.Join(list, ", ")),
-	})
-	p.report.Inserted++
-	return nil
+	t.optional = t.optional || optional
+	p.writes = append(p.writes, write{table: t, row: t.rowName(values), values: values, optional: optional})
+	return true, nil
 }
 
 // free makes sure that no other tenant has the key of a row.
 func (p *putting) free(ctx context.Context, q pg.Querier, t *target, values []*string) error {
 	var where []string
-	for _, name := range t.Key {
+	for _, name := range t.key {
 		at := t.place(name)
-		if at < 0 || values[at] == nil || t.found.column(name) == nil {
+		if at < 0 || values[at] == nil {
 			return nil
 		}
 		where = append(where, "t."+pg.Identifier(name)+" = "+literal(values[at]))
@@ -559,7 +563,7 @@ func (p *putting) advanceSequences(ctx context.Context, tx pgx.Tx) error {
 		Allowed          bool
 	}
 	sequences := map[*target][]owned{}
-	for _, w := range p.writes {
+	for _, w := range p.done {
 		if w.values == nil {
 			continue
 		}

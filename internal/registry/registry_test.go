@@ -277,14 +277,14 @@ func TestDifferences(t *testing.T) {
 	want := `public.customers_client id=1: paid is "f", in the backup "t"
 public.customers_client id=1: settings is NULL, in the backup "{\"a\": \"ä\"}"
 public.customers_domain id=1: is_primary is "f", in the backup "t"
-public.customers_domain id=2 is only in the backup
 public.customers_domain id=50 is only in the database`
-	if err != nil || report.Changed() || differences(report) != want {
+	if err != nil || report.Updated != 0 || report.Inserted != 1 || differences(report) != want || !strings.Contains(strings.Join(report.Notes, ""), "row id=2 was missing") {
 		t.Errorf("keep: %+v, %v\n%s", report, err, differences(report))
 	}
-	if got := state(t, db); got != changed {
+	if got, want := state(t, db), strings.Replace(changed, "(3,b.ex", "(2,www.a.example.com,f,1)\n(3,b.ex", 1); got != want {
 		t.Errorf("keep changed\n%s\nto\n%s", changed, got)
 	}
+	db.Exec(t, `DELETE FROM public.customers_domain WHERE domain = 'www.a.example.com'`)
 	report, err = put(t, db, saved, "customer_a", registry.Overwrite)
 	if err != nil || report.Updated != 2 || report.Inserted != 1 || differences(report) != `public.customers_domain id=50 is only in the database` {
 		t.Errorf("overwrite: %+v, %v", report, err)
@@ -292,6 +292,116 @@ public.customers_domain id=50 is only in the database`
 	db.Exec(t, `DELETE FROM public.customers_domain WHERE id = 50`)
 	if got := state(t, db); got != before {
 		t.Errorf("is\n%s\nwas\n%s", got, before)
+	}
+}
+
+// A single row that is missing comes back, unless that would be wrong: then it is
+// told, and stops nothing.
+func TestSingleRowsThatStayAway(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ sql, left, note string }{
+		"another domain is the primary one": {
+			`DELETE FROM public.customers_domain WHERE id = 1; UPDATE public.customers_domain SET is_primary = true WHERE id = 2`, "id=1 is only in the backup", "",
+		},
+		"another tenant has the domain": {
+			`UPDATE public.customers_domain SET tenant_id = 2 WHERE id = 2`, "id=2 is only in the backup", "already exists",
+		},
+		"it has another key, and differs": {
+			`DELETE FROM public.customers_domain WHERE id = 2; INSERT INTO public.customers_domain VALUES (60, 'www.a.example.com', true, 1)`, "id=2 is only in the backup", "already exists",
+		},
+		"a trigger that fails": {
+			`DELETE FROM public.customers_domain WHERE id = 2; CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not now''; END';
+				CREATE TRIGGER no BEFORE INSERT ON public.customers_domain FOR EACH ROW EXECUTE FUNCTION public.no()`, "id=2 is only in the backup", "not now",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			db.Exec(t, django, tenants)
+			saved := read(t, db, "customer_a", "auto")
+			db.Exec(t, c.sql)
+			before := state(t, db)
+			report, err := put(t, db, saved, "customer_a", registry.Keep)
+			if err != nil || report.Changed() || !strings.Contains(differences(report), c.left) || !strings.Contains(strings.Join(report.Notes, "\n"), c.note) {
+				t.Errorf("%+v, %v", report, err)
+			}
+			if got := state(t, db); got != before {
+				t.Errorf("it changed\n%s\nto\n%s", before, got)
+			}
+		})
+	}
+}
+
+// Rows that need one another, in one table, across tables, and for a value that
+// only one of them may have.
+func TestRowsThatNeedOneAnother(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		tables          string
+		named           []string
+		change, inspect string
+	}{
+		"a circle in one table": {
+			`CREATE TABLE public.hier (id int PRIMARY KEY, tenant text, parent int REFERENCES public.hier);
+			INSERT INTO public.hier VALUES (1, 'a', NULL), (2, 'a', NULL), (3, 'a', 1); UPDATE public.hier SET parent = 3 WHERE id = 2; UPDATE public.hier SET parent = 2 WHERE id = 1`,
+			[]string{"hier.tenant"},
+			`DELETE FROM public.hier`, `SELECT h::text FROM public.hier h ORDER BY id`,
+		},
+		"a table that comes later": {
+			`CREATE TABLE public.plan (id int PRIMARY KEY, tenant text);
+			CREATE TABLE public.client (id int PRIMARY KEY, tenant text, plan int REFERENCES public.plan);
+			INSERT INTO public.plan VALUES (7, 'a'); INSERT INTO public.client VALUES (1, 'a', 7)`,
+			[]string{"client.tenant", "plan.tenant"},
+			`DELETE FROM public.client; DELETE FROM public.plan`, `SELECT (SELECT c::text FROM public.client c) || (SELECT p::text FROM public.plan p)`,
+		},
+		"a circle of two tables": {
+			`CREATE TABLE public.client (id int PRIMARY KEY, tenant text, host int);
+			CREATE TABLE public.host (id int PRIMARY KEY, client int REFERENCES public.client);
+			ALTER TABLE public.client ADD FOREIGN KEY (host) REFERENCES public.host DEFERRABLE;
+			INSERT INTO public.client VALUES (1, 'a', NULL); INSERT INTO public.host VALUES (9, 1); UPDATE public.client SET host = 9`,
+			[]string{"client.tenant", "host.client=client.id"},
+			`UPDATE public.client SET host = NULL; DELETE FROM public.host; DELETE FROM public.client`,
+			`SELECT (SELECT c::text FROM public.client c) || (SELECT h::text FROM public.host h)`,
+		},
+		"a value that moved on": {
+			`CREATE TABLE public.t (id int PRIMARY KEY, tenant text, u int NOT NULL UNIQUE); INSERT INTO public.t VALUES (1, 'a', 1), (2, 'a', 2), (3, 'a', 3)`,
+			[]string{"t.tenant"},
+			`UPDATE public.t SET u = 4 WHERE id = 3; UPDATE public.t SET u = 3 WHERE id = 2; UPDATE public.t SET u = 2 WHERE id = 1`, `SELECT t::text FROM public.t ORDER BY id`,
+		},
+		"values that were exchanged": {
+			`CREATE TABLE public.t (id int PRIMARY KEY, tenant text, u int NOT NULL UNIQUE, "The V" varchar(20) NOT NULL UNIQUE, w date UNIQUE);
+			INSERT INTO public.t VALUES (1, 'a', 1, 'x', '2026-01-01'), (2, 'a', 2, 'y', '2026-01-02'), (3, 'a', 3, 'z', '2026-01-03'), (4, 'b', 4, 'b', NULL)`,
+			[]string{"t.tenant"},
+			`UPDATE public.t SET u = -u, "The V" = '-' || "The V", w = NULL WHERE tenant = 'a';
+			UPDATE public.t SET u = 2, "The V" = 'z', w = '2026-01-03' WHERE id = 1; UPDATE public.t SET u = 3, "The V" = 'y', w = '2026-01-02' WHERE id = 2; UPDATE public.t SET u = 1, "The V" = 'x', w = '2026-01-01' WHERE id = 3`,
+			`SELECT t::text FROM public.t ORDER BY id`,
+		},
+		"a dropped column, and no key": {
+			`CREATE TABLE public.t (tenant text, x text, gone int); INSERT INTO public.t VALUES ('a', 'x', NULL), ('a', 'y', NULL), ('a', 'y', NULL)`,
+			[]string{"t.tenant"},
+			`DELETE FROM public.t; ALTER TABLE public.t DROP gone`, `SELECT tenant || count(*) FROM public.t GROUP BY tenant`,
+		},
+		"all columns dropped but one": {
+			`CREATE TABLE public.t (tenant text, gone int); INSERT INTO public.t VALUES ('a', 1), ('a', 2), ('a', 3)`,
+			[]string{"t.tenant"},
+			`DELETE FROM public.t; ALTER TABLE public.t DROP gone`, `SELECT tenant || count(*) FROM public.t GROUP BY tenant`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			db.Exec(t, c.tables)
+			saved := read(t, db, "a", c.named...)
+			before := db.Query(t, c.inspect)
+			db.Exec(t, c.change)
+			report, err := put(t, db, saved, "a", registry.Overwrite)
+			if err != nil || len(report.Differences) > 0 {
+				t.Fatalf("%+v, %v", report, err)
+			}
+			if got := db.Query(t, c.inspect); !slices.Equal(got, before) {
+				t.Errorf("is %q, was %q", got, before)
+			}
+		})
 	}
 }
 

@@ -414,7 +414,7 @@ func (r *Repo) Lacking(ctx context.Context, backups []Backup) (map[string]string
 			if size, found := sizes[key]; !found {
 				lacking[b.ID] = "lacks " + key
 			} else if size != s.Size {
-				lacking[b.ID] = key + " has another size than its manifest says"
+				lacking[b.ID] = "has " + key + " in another size than its manifest says"
 			}
 		}
 	}

@@ -268,7 +268,7 @@ func TestLacking(t *testing.T) {
 	}{
 		{"data/a.sql", whole, "", nil},
 		{"data/elsewhere/b.sql", whole, "lacks data/b.sql", ErrMissing},
-		{"data/c.sql", append(bytes.Clone(whole), ' '), "data/c.sql has another size than its manifest says", ErrSize},
+		{"data/c.sql", append(bytes.Clone(whole), ' '), "has data/c.sql in another size than its manifest says", ErrSize},
 		{"data/d.sql", bytes.Replace(whole, []byte("\n1\n"), []byte("\n2\n"), 1), "", ErrHash},
 	} {
 		id := fmt.Sprintf("2024121%d_000000", i)

@@ -74,7 +74,7 @@ func (e *PreflightError) Unwrap() []error {
 type PartialError struct {
 	Done       int            // tenants that are whole
 	Failed     []TenantResult // that are not there
-	Incomplete []TenantResult // that are there with all rows, but lack objects
+	Incomplete []TenantResult // that are there with all rows, but lack objects or files
 }
 
 // Error tells how many, and the first of each kind.
@@ -108,6 +108,11 @@ func (e *PartialError) Hint() string {
 	}
 	if len(e.Failed) > 0 {
 		return "what failed was removed again: mend the cause and restore it with --schema"
+	}
+	if !slices.ContainsFunc(e.Incomplete, func(t TenantResult) bool {
+		return slices.ContainsFunc(t.Problems, func(p Problem) bool { return p.SQL != "" })
+	}) {
+		return "see above what to do about each"
 	}
 	return "mend the cause and run the statements shown above by hand"
 }

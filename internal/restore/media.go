@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize/english"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -53,7 +54,7 @@ func (p *checker) media(ctx context.Context) error {
 		return nil
 	}
 	var needed int64
-	for _, u := range p.readable() {
+	for _, u := range p.archived() {
 		size, err := p.archive(ctx, u)
 		switch {
 		case ctx.Err() != nil:
@@ -76,6 +77,11 @@ func (p *checker) media(ctx context.Context) error {
 	return nil
 }
 
+// archived are the units whose archives of files can be read.
+func (p *checker) archived() []*unit {
+	return slices.DeleteFunc(slices.Clone(p.units), func(u *unit) bool { return u.file == nil && u.imported == nil })
+}
+
 // archive checks that of one unit, and returns how many bytes its files have.
 func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) {
 	e := u.entry
@@ -87,8 +93,8 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 		return 0, nil
 	case u.core:
 		if e.Media.Files > 0 {
-			u.note(fmt.Sprintf("its %s are not put back, because the folders of all tenants are among them: take what is needed out of %s with tar",
-				english.Plural(int(e.Media.Files), "media file", ""), e.MediaBackup))
+			u.note(fmt.Sprintf("its files (%d) are not put back, because the folders of all tenants are among them: take what is needed out of %s with tar",
+				e.Media.Files, e.MediaBackup))
 		}
 		return 0, nil
 	}
@@ -108,26 +114,53 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 		p.find(Finding{Tenant: e.Tenant, Problem: fmt.Sprintf("there is a folder %s already", location), Remedy: "give another name with --as, or move the folder away"})
 	}
 	p.plannedSchema(u).Media = &PlannedMedia{Files: e.Media.Files, Bytes: e.Media.Bytes, Stored: e.Media.Size, Folder: location, Replaces: there}
-	if e.Media.Failed > 0 {
-		u.note(fmt.Sprintf("%s could not be saved when the backup was taken, the first: %s", english.Plural(int(e.Media.Failed), "file", ""), e.Media.Failures[0]))
+	p.lacking(u)
+	if u.imported == nil && p.checked == nil {
+		if err := p.hash(ctx, e); err != nil {
+			return 0, err
+		}
 	}
-	object, err := p.Repo.OpenMedia(ctx, p.Manifest, e)
+	archive, closer, err := p.openFiles(ctx, u)
 	if err != nil {
 		return 0, err
 	}
-	if p.checked == nil {
-		err = repo.CheckMediaHash(ctx, object, p.Manifest, e, nil)
-	}
-	if err := errors.Join(err, object.Close()); err != nil {
-		return 0, err
-	}
-	archive, err := media.OpenStored(ctx, p.Repo, p.Manifest, e)
-	if err != nil {
-		return 0, err
-	}
-	defer archive.Close() //nolint:errcheck // it was only read
+	defer closer.Close() //nolint:errcheck // it was only read
 	u.files = f
 	return archive.Check(ctx, media.PutOptions{LeaveOutLinks: p.LeaveOutLinks})
+}
+
+// hash compares the archive of an entry with its hash.
+func (p *checker) hash(ctx context.Context, e manifest.Schema) error {
+	object, err := p.Repo.OpenMedia(ctx, p.Manifest, e)
+	if err != nil {
+		return err
+	}
+	return errors.Join(repo.CheckMediaHash(ctx, object, p.Manifest, e, nil), object.Close())
+}
+
+// lacking looks at the files that could not be saved when the backup was taken.
+// The folder that takes the place of one with all of them must not lack any unless
+// somebody wants it.
+func (p *checker) lacking(u *unit) {
+	m := u.entry.Media
+	if m.Failed == 0 {
+		return
+	}
+	plan := p.plannedSchema(u)
+	lost := english.Plural(int(m.Failed), "file", "")
+	problem := Problem{
+		Kind: "MEDIA", Object: "of " + lost, Err: fmt.Errorf("not saved when the backup was taken, the first: %s", m.Failures[0]),
+		Remedy: "take what is missing from another backup, or from the folder that was replaced",
+	}
+	if p.Incomplete || plan.Live == nil && !plan.Media.Replaces && !p.New {
+		u.problem(problem)
+		return
+	}
+	p.find(Finding{
+		Tenant:  u.entry.Tenant,
+		Problem: fmt.Sprintf("its archive lacks %s, %v", lost, problem.Err),
+		Remedy:  "restore from another backup, or the rows alone with --include-media=false; or let the files be missing, with restore --allow-incomplete",
+	})
 }
 
 // putMedia puts the files of all units beside the live ones.
@@ -164,13 +197,13 @@ func (r *run) putMedia(ctx context.Context) error {
 }
 
 func (r *run) stageMedia(ctx context.Context, u *unit) (err error) {
-	archive, err := media.OpenStored(ctx, r.Repo, r.Manifest, u.entry)
+	archive, closer, err := r.openFiles(ctx, u)
 	if err != nil {
 		return err
 	}
-	defer archive.Close() //nolint:errcheck // it was only read
+	defer closer.Close() //nolint:errcheck // it was only read
 	f := u.files
-	f.staged, err = r.Media.Stage(ctx, f.tenant, archive.Archive, r.Now(), media.PutOptions{
+	f.staged, err = r.Media.Stage(ctx, f.tenant, archive, r.Now(), media.PutOptions{
 		LeaveOutLinks: r.LeaveOutLinks, Progress: func(n int64) { r.Progress.Add(n, 0) },
 	})
 	if err != nil {

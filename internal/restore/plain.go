@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/plainsql"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -36,6 +37,12 @@ type Script struct {
 	// Whole says that the script is one of a whole database, which is empty but for
 	// what the script makes. It goes with AllowOutside.
 	Whole bool
+	// Files is a tar archive of the files that belong to the schema, perhaps
+	// compressed. Nil: there is none, or they stay as they are.
+	Files     io.ReaderAt
+	FilesSize int64
+	FilesName string
+	Tenant    string // whose they are, where it is not the schema's name
 }
 
 // scriptTries is how often a script is run from the beginning because a lock
@@ -59,6 +66,9 @@ type script struct {
 	casts   []pg.Cast
 	// others are the tables, and their rows, of a script's other schemas.
 	others struct{ tables, rows int64 }
+
+	imported *media.Archive // of the files
+	spool    io.Closer      // that it is in
 }
 
 // RunScript restores one schema from a script, as Run does from a backup: into
@@ -79,6 +89,7 @@ func RunScript(ctx context.Context, o Options, of Script) (*Result, error) {
 	began := s.Now()
 	defer s.Progress.Finish()
 	defer s.close()
+	defer s.closeMedia()
 	result := &Result{}
 	err := s.prepare(ctx)
 	result.Plan = s.plan
@@ -116,6 +127,9 @@ func (s *script) report(result *Result, began time.Time, err error) {
 	if err == nil {
 		t.Tables, t.Rows, t.Bytes, t.Seconds = u.entry.Tables+s.others.tables, u.entry.Rows+s.others.rows, u.entry.Bytes, result.Seconds
 		result.Tables, result.Rows, result.Bytes = t.Tables, t.Rows, t.Bytes
+		if u.files != nil && u.files.placed {
+			t.ReplacedFiles, t.Files = u.movedMedia(), u.entry.Media.Files
+		}
 	}
 	result.Tenants = append(result.Tenants, t)
 }
@@ -185,7 +199,7 @@ func (s *script) prepare(ctx context.Context) error {
 	if err := s.place(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(s.warnings(ctx), s.check.pointReady(ctx)); err != nil {
+	if err := errors.Join(s.media(ctx), s.warnings(ctx), s.check.pointReady(ctx)); err != nil {
 		return err
 	}
 	for _, m := range s.remains {
@@ -246,12 +260,15 @@ func schemaOf(summary *plainsql.Summary, asked string) (string, error) {
 func (s *script) makePlan(schema string, summary *plainsql.Summary) {
 	s.unit = &unit{
 		entry: manifest.Schema{
-			Schema: schema, Tenant: schema, Tables: summary.Count("CREATE TABLE"), Rows: summary.Rows, Bytes: summary.CopyBytes, Size: s.Size,
+			Schema: schema, Tenant: cmp.Or(s.Tenant, schema), Tables: summary.Count("CREATE TABLE"), Rows: summary.Rows, Bytes: summary.CopyBytes, Size: s.Size,
 		},
 		core: schema == manifest.CoreSchema, schemas: []string{schema}, comments: map[string]string{}, present: map[string]bool{},
 	}
 	if s.unit.core {
 		s.unit.entry.Tenant = manifest.CoreTenant
+	}
+	if s.Files != nil { // they may wait with a staged schema
+		s.unit.entry.MediaBackup, s.unit.entry.Media = s.FilesName, &manifest.Media{Size: s.FilesSize}
 	}
 	s.units = []*unit{s.unit}
 	e := s.unit.entry
@@ -446,6 +463,12 @@ func (s *script) restore(ctx context.Context) (err error) {
 		u.comments[u.target] = commentSQL(u.target, *u.comment)
 	}
 	s.Progress.Finish()
+	if err := s.putMedia(ctx); err != nil {
+		return err
+	}
+	if u.failed() {
+		return u.err
+	}
 	if u.swaps() {
 		if s.casts, err = pg.ListCasts(ctx, s.main); err != nil {
 			return err
@@ -459,6 +482,9 @@ func (s *script) restore(ctx context.Context) (err error) {
 		}
 		return nil
 	}
+	if err := s.placeFree(u); err != nil {
+		return fmt.Errorf("put its files in place: %w", err)
+	}
 	sess := &session{run: s.run, conn: s.main}
 	if err := sess.set(ctx); err != nil {
 		return err
@@ -467,6 +493,7 @@ func (s *script) restore(ctx context.Context) (err error) {
 		return fmt.Errorf("name schema %q: %w", u.target, err)
 	}
 	u.finished = true
+	u.releaseMedia()
 	if err := s.tellNames(ctx, u); err != nil {
 		u.note(err.Error())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/copybin"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/registry"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
@@ -40,7 +41,10 @@ type unit struct {
 	entry manifest.Schema
 	core  bool
 	file  *datafile.File // nil: it cannot be read
-	data  *data
+	// imported is an archive of its files that is in no repository. Nil: it is where
+	// the entry says.
+	imported *media.Archive
+	data     *data
 
 	// schemas are those that the file makes; comments are the statements that
 	// give them their own comments, which stand in the place of the mark last.

@@ -258,6 +258,16 @@ func TestGolden(t *testing.T) {
 			h.add(full(h.day("2026-05-05", 0, 2, 0), tenants...))
 			return out + "\nAfter a new one.\n" + h.show(h.options(Policy{Daily: 1}, h.day("2026-05-05", 0, 12, 0)))
 		},
+		"media": func(h *history) string {
+			p := policy(t, "aggressive")
+			now := nightly(h, p, "2025-06-02", 120, func(n int, x *made) bool {
+				x.media = n%7 == 0 && n < 84
+				return true
+			})
+			out := "A full backup each night, with files on Mondays until 2025-08-18.\n" + h.show(h.options(p, now))
+			now = nightly(h, p, "2025-09-30", 400, nil)
+			return out + "\nAfter another 400 nights of rows alone.\n" + h.show(h.options(p, now))
+		},
 		"clocks": func(h *history) string {
 			p := Policy{Daily: 2}
 			for n := range 5 {

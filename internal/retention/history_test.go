@@ -20,6 +20,7 @@ type history struct {
 	database *manifest.Database
 	backups  []Backup // those that are left, the oldest first
 	files    map[string]manifest.Schema
+	archives map[string]manifest.Schema // the entries that had files last
 	rows     map[string]int64
 }
 
@@ -31,7 +32,7 @@ func newHistory(t testing.TB, zone string) *history {
 	}
 	return &history{
 		t: t, rand: rand.New(rand.NewPCG(1, 2)), zone: where, database: &manifest.Database{Name: "shop", SystemIdentifier: "7"},
-		files: map[string]manifest.Schema{}, rows: map[string]int64{},
+		files: map[string]manifest.Schema{}, archives: map[string]manifest.Schema{}, rows: map[string]int64{},
 	}
 }
 
@@ -46,6 +47,7 @@ type made struct {
 	days      int
 	changes   float64 // share of the schemas that an incremental finds changed
 	original  bool    // the original system made it
+	media     bool    // with files, all stored anew unless it is incremental
 }
 
 func (h *history) add(x made) *Backup {
@@ -80,6 +82,9 @@ func (h *history) add(x made) *Backup {
 		} else {
 			h.files[name] = e
 		}
+		if e.MediaBackup, e.Media = "", nil; x.media {
+			h.addMedia(&e, x, id)
+		}
 		m.Schemas = append(m.Schemas, e)
 	}
 	if x.original {
@@ -87,6 +92,21 @@ func (h *history) add(x made) *Backup {
 	}
 	h.backups = append(h.backups, Backup{ID: id, Time: x.at, Manifest: m})
 	return &h.backups[len(h.backups)-1]
+}
+
+// addMedia adds an archive to an entry: one of its own, or that of an earlier
+// backup where nothing changed.
+func (h *history) addMedia(e *manifest.Schema, x made, id string) {
+	last, known := h.archives[e.Schema]
+	e.MediaBackup, e.Media = fmt.Sprintf("media/%s_media_%s.tar.zst", e.Schema, id), &manifest.Media{Backup: id, Files: 1}
+	if x.typ == manifest.Incremental && known {
+		if h.rand.Float64() >= x.changes {
+			e.MediaBackup, e.Media = last.MediaBackup, last.Media
+		} else {
+			e.Media.References = []string{last.MediaBackup}
+		}
+	}
+	h.archives[e.Schema] = *e
 }
 
 // day is a time of day on the n-th day after a date, on the clocks of the zone.

@@ -65,8 +65,8 @@ func Points(points, backups []Backup, o PointOptions) []Decision {
 		case o.Standing[p.ID] != "":
 			why(Standing, "its replaced schema still stands as "+called(o.Standing[p.ID]))
 		default:
-			if name, ok := onlyCopy(p, after); ok {
-				why(OnlyCopy, "no complete backup of "+called(name)+" was made since")
+			if what, ok := onlyCopy(p, after); ok {
+				why(OnlyCopy, "no complete backup of "+what+" was made since")
 			}
 		}
 		if len(d.Reasons) == 0 {
@@ -86,8 +86,11 @@ func Points(points, backups []Backup, o PointOptions) []Decision {
 	return decisions
 }
 
-// schemaID names a schema across databases.
-type schemaID struct{ database, system, schema string }
+// schemaID names a schema across databases, or the files of one.
+type schemaID struct {
+	database, system, schema string
+	media                    bool
+}
 
 func idOf(m *manifest.Manifest, schema string) schemaID {
 	id := schemaID{schema: schema}
@@ -97,7 +100,7 @@ func idOf(m *manifest.Manifest, schema string) schemaID {
 	return id
 }
 
-// newestOf finds the newest complete backup of each schema.
+// newestOf finds the newest complete backup of each schema, and of its files.
 func newestOf(backups []Backup, now time.Time) map[schemaID]time.Time {
 	newest := make(map[schemaID]time.Time)
 	for _, b := range backups {
@@ -110,17 +113,24 @@ func newestOf(backups []Backup, now time.Time) map[schemaID]time.Time {
 			if b.Time.After(newest[id]) {
 				newest[id] = b.Time
 			}
+			if id.media = m.Schemas[n].MediaBackup != ""; id.media && b.Time.After(newest[id]) {
+				newest[id] = b.Time
+			}
 		}
 	}
 	return newest
 }
 
-// onlyCopy names a schema of which a point has the newest copy.
+// onlyCopy names a schema of which a point has the newest copy, or of whose files.
 func onlyCopy(p Backup, newest map[schemaID]time.Time) (string, bool) {
 	for n := range p.Manifest.Schemas {
-		name := p.Manifest.Schemas[n].Schema
-		if !newest[idOf(p.Manifest, name)].After(p.Time) {
-			return name, true
+		s := &p.Manifest.Schemas[n]
+		id := idOf(p.Manifest, s.Schema)
+		if !newest[id].After(p.Time) {
+			return called(s.Schema), true
+		}
+		if id.media = s.MediaBackup != ""; id.media && !newest[id].After(p.Time) {
+			return "the files of " + called(s.Schema), true
 		}
 	}
 	return "", false

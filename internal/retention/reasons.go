@@ -62,17 +62,17 @@ func (r *run) reasonsOf(i int) []Reason {
 	reasons := f.alone
 	local := r.backups[i].Time.In(r.Zone)
 	for n, v := range voting {
-		if f.found[n].count > 0 {
+		if f.holds(n) {
 			reasons = append(reasons, Reason{v.rule, "newest of " + v.period(local) + r.scope(f, n)})
 		}
 	}
-	if x := f.found[ruleNewest]; x.count > 0 {
+	if f.holds(ruleNewest) {
 		reasons = append(reasons, Reason{Newest, "newest" + r.scope(f, ruleNewest)})
 	}
-	if x := f.found[ruleLastFull]; x.count > 0 {
+	if f.holds(ruleLastFull) {
 		reasons = append(reasons, Reason{LastFull, "last full" + r.scope(f, ruleLastFull)})
 	}
-	if x := f.found[ruleStandIn]; x.count > 0 {
+	if f.holds(ruleStandIn) {
 		kind := "partial"
 		if f.doubtful != "" {
 			kind = "doubtful"
@@ -89,14 +89,28 @@ func (r *run) reasonsOf(i int) []Reason {
 	return reasons
 }
 
+// holds reports whether a rule by schema keeps the backup.
+func (f *facts) holds(rule int) bool { return f.found[rule].count > 0 || f.media[rule].count > 0 }
+
 // scope names the schemas for which a rule keeps a backup, unless they are all
-// that it holds.
+// that it holds, and those for whose files it does.
 func (r *run) scope(f *facts, rule int) string {
-	x := f.found[rule]
-	if x.count == len(f.entries) {
-		return ""
+	text := ""
+	if x := f.found[rule]; x.count > 0 && x.count < len(f.entries) {
+		text = " of " + r.named(x)
 	}
-	text := " of " + called(r.schemas[x.first].name)
+	if x := f.media[rule]; x.count > 0 {
+		if f.found[rule].count > 0 {
+			text += " and"
+		}
+		text += " with the files of " + r.named(x)
+	}
+	return text
+}
+
+// named names the first schema of a finding, and how many others there are.
+func (r *run) named(x finding) string {
+	text := called(r.schemas[x.first].name)
 	if x.count > 1 {
 		text += " and " + plural(x.count-1, "other")
 	}

@@ -6,7 +6,9 @@
 // itself: they count the days, weeks and months that have a successful backup of
 // the schema, and keep the newest backup of each. A backup is complete when no
 // schema of the run failed. A doubtful one is suspiciously empty. Neither partial
-// nor doubtful backups vote.
+// nor doubtful backups vote. The files of a schema are voted on apart from its rows,
+// among the backups that have an archive of them: backups of rows alone must not
+// outvote the last one with files.
 package retention
 
 import (
@@ -188,10 +190,11 @@ type facts struct {
 	keep   bool
 	held   string // why it is kept though no rule keeps it; empty: one does
 	found  [rules]finding
-	alone  []Reason // of rules that are not by schema
-	needs  []int    // places of the backups that it refers to
-	needer int      // place of the newest kept backup that refers to it; -1: none
-	others int      // how many more do
+	media  [rules]finding // for files of schemas whose rows it is not found for by the rule
+	alone  []Reason       // of rules that are not by schema
+	needs  []int          // places of the backups that it refers to
+	needer int            // place of the newest kept backup that refers to it; -1: none
+	others int            // how many more do
 }
 
 // complete reports whether the backup may vote.
@@ -227,6 +230,7 @@ type schema struct {
 	name     string
 	newest   time.Time // of the complete backups of it that vote; zero: none
 	points   []point   // the newest first
+	media    *schema   // its files, with points of their own; nil: no backup has any
 	rows     int64     // as the walk from the oldest backup has found them last; -1: not known
 }
 
@@ -234,6 +238,18 @@ type schema struct {
 type point struct {
 	backup int
 	full   bool // it needs no other backup
+}
+
+// add notes what a backup holds of the schema, and of its files.
+func (s *schema) add(backup int, m *manifest.Manifest, e *manifest.Schema) {
+	s.points = append(s.points, point{backup: backup, full: own(m, e) && len(e.References) == 0 && !m.DefinitionsOnly()})
+	if e.MediaBackup == "" {
+		return
+	}
+	if s.media == nil {
+		s.media = &schema{database: s.database, name: s.name}
+	}
+	s.media.points = append(s.media.points, point{backup: backup, full: len(earlierMedia(m, e)) == 0})
 }
 
 // own reports whether an entry's file was written by the backup itself.
@@ -316,8 +332,7 @@ func (r *run) readSchemas() {
 			if f.future {
 				continue
 			}
-			s := r.schemas[place]
-			s.points = append(s.points, point{backup: i, full: own(m, e) && len(e.References) == 0 && !m.DefinitionsOnly()})
+			r.schemas[place].add(i, m, e)
 		}
 		d.last = f.entries
 	}
@@ -396,9 +411,13 @@ func (r *run) judge() {
 			d.newest = r.backups[i].Time
 		}
 		if !f.exact {
-			for _, place := range f.entries {
-				if s := r.schemas[place]; s.newest.IsZero() {
+			for n, place := range f.entries {
+				s := r.schemas[place]
+				if s.newest.IsZero() {
 					s.newest = r.backups[i].Time
+				}
+				if s.media != nil && s.media.newest.IsZero() && r.backups[i].Manifest.Schemas[n].MediaBackup != "" {
+					s.media.newest = r.backups[i].Time
 				}
 			}
 		}
@@ -535,36 +554,60 @@ func (f *facts) add(rule Rule, text string) {
 func (r *run) vote() {
 	var slots []slot
 	for place, s := range r.schemas {
-		if len(s.points) == 0 {
-			continue
+		slots = r.voteOn(s, slots, func(rule, backup int) { r.keepFor(rule, backup, place) })
+		if s.media != nil {
+			slots = r.voteOn(s.media, slots, func(rule, backup int) { r.keepForMedia(rule, backup, place) })
 		}
-		full := r.lastFull(s)
-		if full >= 0 {
-			r.keepFor(ruleLastFull, full, place)
-		}
-		// Of a schema that is gone for good the last full is what stays.
-		if full < 0 || !s.dormant() || !r.facts[full].complete() {
-			r.keepNewest(s, place)
-		}
-		for rule := range voting {
-			slots = r.slotsOf(s, rule, slots[:0])
-			for _, slot := range slots {
-				switch {
-				case slot.vote >= 0:
-					r.keepFor(rule, slot.vote, place)
-				case slot.standIn >= 0:
-					r.keepFor(ruleStandIn, slot.standIn, place)
-				}
+	}
+}
+
+// voteOn tells which backups the rules keep for a schema, or for its files. The
+// slots are to be used again.
+func (r *run) voteOn(s *schema, slots []slot, keep func(rule, backup int)) []slot {
+	if len(s.points) == 0 {
+		return slots
+	}
+	full := r.lastFull(s)
+	if full >= 0 {
+		keep(ruleLastFull, full)
+	}
+	// Of a schema that is gone for good the last full is what stays.
+	if full < 0 || !s.dormant() || !r.facts[full].complete() {
+		r.keepNewest(s, keep)
+	}
+	for rule := range voting {
+		slots = r.slotsOf(s, rule, slots[:0])
+		for _, slot := range slots {
+			switch {
+			case slot.vote >= 0:
+				keep(rule, slot.vote)
+			case slot.standIn >= 0:
+				keep(ruleStandIn, slot.standIn)
 			}
 		}
 	}
+	return slots
 }
 
 // keepFor notes that a rule keeps a backup for a schema.
 func (r *run) keepFor(rule, backup, schema int) {
 	f := &r.facts[backup]
 	f.keep = true
-	x := &f.found[rule]
+	f.found[rule].add(schema)
+}
+
+// keepForMedia notes that a rule keeps a backup for the files of a schema. That it
+// keeps it for the rows has been noted before, and says enough.
+func (r *run) keepForMedia(rule, backup, schema int) {
+	f := &r.facts[backup]
+	f.keep = true
+	if x := f.found[rule]; x.count == 0 || x.last != schema {
+		f.media[rule].add(schema)
+	}
+}
+
+// add counts a schema; they come one after the other.
+func (x *finding) add(schema int) {
 	switch {
 	case x.count == 0:
 		x.first = schema
@@ -576,11 +619,11 @@ func (r *run) keepFor(rule, backup, schema int) {
 }
 
 // keepNewest keeps the newest backup of a schema, and the newest complete one.
-func (r *run) keepNewest(s *schema, place int) {
-	r.keepFor(ruleNewest, s.points[0].backup, place)
+func (r *run) keepNewest(s *schema, keep func(rule, backup int)) {
+	keep(ruleNewest, s.points[0].backup)
 	for _, p := range s.points {
 		if r.facts[p.backup].complete() {
-			r.keepFor(ruleNewest, p.backup, place)
+			keep(ruleNewest, p.backup)
 			return
 		}
 	}

@@ -24,7 +24,7 @@ func random(t *testing.T, seed uint64) (*history, Options) {
 	databases := 1 + h.rand.IntN(2)
 	for n := range 20 + h.rand.IntN(250) {
 		at = at.Add(time.Duration(h.rand.IntN(40))*time.Hour + time.Second)
-		x := made{at: at, typ: manifest.Full, changes: h.rand.Float64(), empty: is(0.05), original: n < original}
+		x := made{at: at, typ: manifest.Full, changes: h.rand.Float64(), empty: is(0.05), original: n < original, media: is(0.4)}
 		if is(0.6) {
 			x.typ = manifest.Incremental
 		} else if is(0.02) {
@@ -91,12 +91,15 @@ func TestProperties(t *testing.T) {
 		h, o := random(t, seed)
 		plan := h.decide(o)
 		ids := kept(h, o)
-		files := map[string]string{} // to the backup that wrote them
-		points := map[string][]string{}
+		files := map[string]string{}    // to the backup that wrote them
+		points := map[string][]string{} // of schemas, and of their files
 		for _, b := range h.backups {
 			for _, s := range b.Manifest.Schemas {
 				if own(b.Manifest, &s) {
 					files[s.Filepath] = b.ID
+				}
+				if s.Media != nil && s.Media.Backup == b.ID {
+					files[s.MediaBackup] = b.ID
 				}
 				if b.Manifest.BackupType != manifest.Baseline {
 					key := "original " + s.Schema
@@ -106,6 +109,9 @@ func TestProperties(t *testing.T) {
 						key = heir.system + s.Schema
 					}
 					points[key] = append(points[key], b.ID)
+					if s.MediaBackup != "" {
+						points["files of "+key] = append(points["files of "+key], b.ID)
+					}
 				}
 			}
 		}
@@ -122,7 +128,7 @@ func TestProperties(t *testing.T) {
 				continue
 			}
 			for _, s := range b.Manifest.Schemas {
-				for _, key := range append([]string{s.Filepath}, s.References...) {
+				for _, key := range slices.Concat([]string{s.Filepath}, s.References, earlierMedia(b.Manifest, &s)) {
 					if w := files[key]; w != "" && !ids[w] {
 						t.Errorf("seed %d: %s is kept and needs %s of %s, which goes", seed, b.ID, key, w)
 					}
@@ -256,6 +262,16 @@ func TestPoints(t *testing.T) {
 	o.SameDatabase = nil
 	if got, want := rules(o), []Rule{Unknown, Pinned, Unknown, Unknown, Unknown, Unknown}; !slices.Equal(got, want) {
 		t.Errorf("without a database got %v, want %v", got, want)
+	}
+	// A backup of rows alone is none of the files.
+	o.SameDatabase = func(m *manifest.Manifest) bool { return m.Database.Name == "shop" }
+	points[0].Manifest.Schemas[0].MediaBackup = "media/acme"
+	if got, want := rules(o)[0], OnlyCopy; got != want {
+		t.Errorf("with files got %v, want %v", got, want)
+	}
+	h.backups[2].Manifest.Schemas[0].MediaBackup = "media/later"
+	if got, want := rules(o)[0], Expired; got != want {
+		t.Errorf("with files and a later backup of them got %v, want %v", got, want)
 	}
 	// What no restore made is none, unless its manifest was rebuilt, which tells less.
 	o.SameDatabase = func(m *manifest.Manifest) bool { return m.Database.Name == "shop" }

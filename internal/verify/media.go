@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
@@ -32,22 +33,64 @@ func (r *run) media(ctx context.Context) error {
 	for _, f := range archives {
 		known[f.key] = true
 	}
+	judge := func(f *file, errs []error) {
+		for _, h := range f.holders {
+			r.found(f.key, h, errs)
+		}
+		r.done(f, errs)
+	}
+	var mu sync.Mutex
+	damaged := map[string]bool{}
+	var refer []*file // that are whole themselves
+	err := r.each(ctx, archives, func(ctx context.Context, f *file) {
+		errs := r.archive(ctx, f, known)
+		mu.Lock()
+		defer mu.Unlock()
+		damaged[f.key] = len(errs) > 0
+		if m := f.holders[0].entry.Media; len(errs) == 0 && m != nil && len(m.References) > 0 {
+			refer = append(refer, f)
+		} else if ctx.Err() == nil {
+			judge(f, errs)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	// What is damaged in an archive concerns those that refer to just that in it.
+	return r.each(ctx, refer, func(ctx context.Context, f *file) {
+		var errs []error
+		if slices.ContainsFunc(f.holders[0].entry.Media.References, func(key string) bool { return damaged[key] }) {
+			errs = r.referred(ctx, f, damaged)
+		}
+		if ctx.Err() == nil {
+			judge(f, errs)
+		}
+	})
+}
+
+// each does something with all archives, several at once.
+func (r *run) each(ctx context.Context, archives []*file, do func(context.Context, *file)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(r.Jobs)
 	for _, f := range archives {
 		group.Go(func() error {
-			errs := r.archive(ctx, f, known)
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			for _, h := range f.holders {
-				r.found(f.key, h, errs)
-			}
-			r.done(f, errs)
-			return nil
+			do(ctx, f)
+			return context.Cause(ctx)
 		})
 	}
 	return group.Wait()
+}
+
+// referred reads those files of an archive again that are in damaged ones.
+func (r *run) referred(ctx context.Context, f *file, damaged map[string]bool) []error {
+	h := f.holders[0]
+	archive, err := media.OpenStored(ctx, r.Repo, h.backup.Manifest, h.entry)
+	if err != nil {
+		return []error{err}
+	}
+	defer archive.Close() //nolint:errcheck // it was only read
+	_, errs := r.members(ctx, archive, func(key string) bool { return damaged[key] })
+	return errs
 }
 
 // archives lists the media archives, the largest first, and their size.
@@ -160,18 +203,25 @@ func (r *run) archive(ctx context.Context, f *file, known map[string]bool) (errs
 	if archive.Files != e.Media.Files || archive.Bytes != e.Media.Bytes {
 		errs = append(errs, fmt.Errorf("it lists %d files of %d bytes, the manifest says %d of %d", archive.Files, archive.Bytes, e.Media.Files, e.Media.Bytes))
 	}
-	return append(errs, r.members(ctx, archive, known)...)
+	read, wrong := r.members(ctx, archive, func(key string) bool { return !known[key] })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.MediaFiles += read
+	return append(errs, wrong...)
 }
 
-// members reads the contents of the files that an archive holds, and of those of
-// earlier archives that are not checked themselves.
-func (r *run) members(ctx context.Context, archive *media.Stored, known map[string]bool) (errs []error) {
+// members reads the contents of the files that an archive lists and that are in
+// those archives which reads names; the archive itself has no name.
+func (r *run) members(ctx context.Context, archive *media.Stored, reads func(key string) bool) (read int64, errs []error) {
 	if _, err := archive.Check(ctx, media.PutOptions{LeaveOutLinks: true}); err != nil {
-		return []error{err}
+		return 0, []error{err}
 	}
-	var read int64
 	err := archive.Entries(ctx, func(e media.Entry) error {
-		if e.Kind != media.KindFile || e.Archive > 0 && known[archive.References[e.Archive-1].Key] {
+		key := ""
+		if e.Archive > 0 {
+			key = archive.References[e.Archive-1].Key
+		}
+		if e.Kind != media.KindFile || !reads(key) {
 			return nil
 		}
 		digest := sha256.New()
@@ -183,6 +233,9 @@ func (r *run) members(ctx context.Context, archive *media.Stored, known map[stri
 			err = fmt.Errorf("it has the SHA-256 %s, the index says %s", got, e.Hash)
 		}
 		if err != nil {
+			if key != "" {
+				err = fmt.Errorf("in %s: %w", key, err)
+			}
 			errs = append(errs, fmt.Errorf("file %q: %w", e.Name, err))
 			if len(errs) > maxProblems {
 				return io.EOF
@@ -194,8 +247,5 @@ func (r *run) members(ctx context.Context, archive *media.Stored, known map[stri
 	if err != nil && !errors.Is(err, io.EOF) {
 		errs = append(errs, err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.report.MediaFiles += read
-	return errs
+	return read, errs
 }

@@ -11,6 +11,7 @@ from typing import IO, Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import connections
+from django.utils.connection import ConnectionDoesNotExist
 
 from .environment import environment, find_binary
 
@@ -66,7 +67,7 @@ class TenantkeepCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             binary, env = find_binary(), environment(options["database"])
-        except ImproperlyConfigured as e:
+        except (ConnectionDoesNotExist, ImproperlyConfigured) as e:
             raise CommandError(str(e)) from e
         line = [binary, *self.arguments(options)]
         if self._called_from_command_line:
