@@ -283,3 +283,16 @@ func TestPublic(t *testing.T) {
 		t.Error("the report itself was changed")
 	}
 }
+
+func TestLasting(t *testing.T) {
+	t.Parallel()
+	before := &Report{Checks: []Check{{Name: "a", State: Warning}, {Name: "b", State: Critical}, {Name: "c"}}}
+	now := &Report{State: Critical, Checks: []Check{{Name: "a", State: Critical}, {Name: "b"}, {Name: "c", State: Critical}, {Name: "new", State: Critical}}}
+	l := now.Lasting(before)
+	if bad := l.Bad(); len(bad) != 1 || bad[0].Name != "a" || bad[0].State != Warning || l.State != Warning {
+		t.Errorf("%v, %+v", l.State, bad)
+	}
+	if now.State != Critical || len(now.Bad()) != 3 {
+		t.Errorf("the report itself was changed: %+v", now)
+	}
+}
