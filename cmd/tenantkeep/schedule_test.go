@@ -5,19 +5,27 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
+	"github.com/tenantkeep/tenantkeep/internal/config"
+	"github.com/tenantkeep/tenantkeep/internal/job"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/notify"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
+	"github.com/tenantkeep/tenantkeep/internal/schedule"
 )
 
 // calendar is a database whose schedule runs at times of the test's choice.
@@ -29,6 +37,7 @@ type calendar struct {
 	args []string // of every call
 	now  time.Time
 
+	env            map[string]string
 	stdout, stderr string // of the last call
 	awaited        *awaited
 }
@@ -85,7 +94,7 @@ func (c *calendar) run(args ...string) int {
 	var stdout, stderr bytes.Buffer
 	a := &app{
 		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, now: func() time.Time { return c.now },
-		lookupEnv: func(string) (string, bool) { return "", false },
+		lookupEnv: func(name string) (string, bool) { text, ok := c.env[name]; return text, ok },
 	}
 	if c.awaited != nil {
 		c.awaited.Writer = &stderr
@@ -257,4 +266,136 @@ func TestScheduleOnceAtATime(t *testing.T) {
 	pg.Close(conn)
 	<-done
 	c.expect(types(c.newest()), "full: public full, acme full, bolt full")
+}
+
+// listener is a webhook that keeps what it is told.
+func (c *calendar) listen() (events func() []notify.Event) {
+	var mu sync.Mutex
+	var got []notify.Event
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var e notify.Event
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+			c.t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, e)
+	}))
+	c.t.Cleanup(hook.Close)
+	c.env["BACKUP_WEBHOOK_URL"] = hook.URL
+	return func() []notify.Event {
+		mu.Lock()
+		defer mu.Unlock()
+		list := got
+		got = nil
+		return list
+	}
+}
+
+// One run has its hooks and one event, also where it makes several backups, or
+// cannot even find out what is due. Retention follows where core and tenants are safe.
+func TestScheduleTells(t *testing.T) {
+	t.Parallel()
+	c := newCalendar(t)
+	hooked := filepath.Join(c.dir, "hooked")
+	settings := filepath.Join(c.dir, "tenantkeep.yaml")
+	write(t, settings, "notify-on: success\ntable-data: [plans]\nschedule-baseline: '0 0 1 * *'\nretention-policy: custom\ndaily-retention: 1\nweekly-retention: 0\nmonthly-retention: 0\n"+
+		"after-backup: [sh, -c, 'echo $TENANTKEEP_HOOK_RESULT $TENANTKEEP_HOOK_TYPE $TENANTKEEP_HOOK_FAILED_SCHEMAS >>"+hooked+"']\n")
+	c.env = map[string]string{"TENANTKEEP_CONFIG": settings}
+	events := c.listen()
+	told := func(want ...string) []notify.Event {
+		t.Helper()
+		list := events()
+		var got []string
+		for _, e := range list {
+			got = append(got, string(e.Job)+" "+string(e.Kind))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%s\n%s", diff, c.stderr)
+		}
+		return list
+	}
+
+	c.at("2026-11-20 00:00", 0)
+	e := told("cleanup succeeded", "backup succeeded")[1]
+	if e.Type != "full" || e.Rows != 201 || len(e.Scope) != 0 {
+		t.Errorf("event %+v", e)
+	}
+	c.at("2026-11-20 10:00", 0)
+	told()
+
+	// A table of core that nobody thought of: the tenants are safe, and retention
+	// goes on, but there is no new baseline.
+	c.db.Exec(t, "CREATE TABLE public.customers AS SELECT 1 AS id")
+	c.grant("public")
+	c.at("2026-12-01 00:00", 3)
+	e = told("cleanup succeeded", "backup partial")[1]
+	if e.Backup == "" || len(e.Problems) != 1 || e.Problems[0].Tenant != "baseline of core" || !strings.Contains(e.Problems[0].Error, "customers: 1 row") {
+		t.Errorf("event %+v", e)
+	}
+	c.expect(c.stderr, "Removed 1 backup")
+
+	// The server is down: twice is told twice, and the recovery once.
+	reached := c.args[1]
+	c.args[1] = "postgres://nobody@127.0.0.1:1/shop?connect_timeout=1"
+	c.at("2026-12-02 00:00", 1)
+	c.args[1] = reached
+	if e := told("backup failed")[0]; !strings.Contains(e.Error, "connect") || e.Backup != "" {
+		t.Errorf("event %+v", e)
+	}
+	c.db.Exec(t, "DROP TABLE public.customers; REVOKE SELECT ON acme.t FROM "+c.role)
+	c.at("2026-12-02 01:00", 3)
+	if e := told("backup partial")[0]; len(e.Problems) != 1 || e.Problems[0].Tenant != "acme" {
+		t.Errorf("event %+v", e)
+	}
+	c.grant("acme")
+	c.at("2026-12-02 02:00", 0)
+	told("cleanup succeeded", "backup recovered")
+
+	text, err := os.ReadFile(hooked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("ok full\npartial full\npartial incremental acme\nok incremental\n", string(text)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A tenant that is dropped right after it was decided to save it keeps nobody from
+// being saved.
+func TestScheduleDropped(t *testing.T) {
+	t.Parallel()
+	c := newCalendar(t)
+	c.at("2026-11-20 00:00", 0)
+	c.db.Exec(t, "CREATE SCHEMA cafe; CREATE TABLE cafe.t (a int); CREATE SCHEMA dune; CREATE TABLE dune.t (a int)")
+	c.grant("cafe", "dune")
+
+	a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, now: func() time.Time { return c.now }, lookupEnv: func(string) (string, bool) { return "", false }}
+	cmd, _, err := newRootCommand(a).Find([]string{"schedule"})
+	if err == nil {
+		err = cmd.ParseFlags(c.args)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(config.Sources{Flags: cmd.Flags()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := a.scheduled(cmd, cfg, a.progress(format{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Begin = func(context.Context, *schedule.Plan) error {
+		c.db.Exec(t, "DROP SCHEMA cafe CASCADE")
+		return nil
+	}
+	plan, done, err := s.Run(t.Context(), job.Parts{Now: a.now})
+	if err != nil || done.Kind != job.Succeeded {
+		t.Fatalf("%v, %+v", err, done)
+	}
+	if steps := plan.Steps(); len(steps) != 1 || len(steps[0].Schemas) != 2 {
+		t.Errorf("planned %+v", steps)
+	}
+	c.expect(types(c.newest()), "full: dune full")
 }

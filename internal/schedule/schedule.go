@@ -138,7 +138,7 @@ const future = time.Hour
 // Decide says what is due.
 func Decide(f Facts, s Settings) *Plan {
 	s.Zone = cmp.Or(s.Zone, time.UTC)
-	d := decider{Facts: f, Settings: s, past: map[string]*history{}}
+	d := decider{Facts: f, Settings: s, past: map[string]*history{}, known: map[tick]time.Time{}}
 	d.read()
 	p := &Plan{Decisions: make([]Decision, 0, len(f.Schemas))}
 	for _, name := range f.Schemas {
@@ -157,6 +157,25 @@ type decider struct {
 	Settings
 	past     map[string]*history // by schema
 	baseline Past
+	known    map[tick]time.Time
+}
+
+// tick is the first time of a When after a moment. Most schemas ask for the same
+// ones: they were saved by the same runs.
+type tick struct {
+	when  When
+	after int64
+}
+
+// next is When.Next by the clock of the schedule.
+func (d *decider) next(w When, after time.Time) time.Time {
+	key := tick{w, after.UnixNano()}
+	at, ok := d.known[key]
+	if !ok {
+		at = w.Next(after, d.Zone)
+		d.known[key] = at
+	}
+	return at
 }
 
 // history is what is known of one schema.
@@ -285,7 +304,7 @@ func (d *decider) schema(name string) Decision {
 		return r
 	}
 	d.force(&r, h)
-	r.Next = earlier(full.Next(d.Now, d.Zone), incremental.Next(d.Now, d.Zone))
+	r.Next = earlier(d.next(full, d.Now), d.next(incremental, d.Now))
 	return r
 }
 
@@ -305,10 +324,10 @@ func (d *decider) ticks(h *history, full, incremental When) ticks {
 	}
 	var t ticks
 	if after.ID != "" {
-		t.full = full.Next(after.Time, d.Zone)
+		t.full = d.next(full, after.Time)
 	}
 	if since.ID != "" {
-		t.incremental = incremental.Next(since.Time, d.Zone)
+		t.incremental = d.next(incremental, since.Time)
 	}
 	return t
 }
@@ -320,7 +339,7 @@ func (d *decider) come(t time.Time) bool { return !t.IsZero() && !t.After(d.Now)
 func (d *decider) due(r *Decision, h *history, typ manifest.Type, tick time.Time, when When) {
 	r.Due, r.Cause, r.Since = typ, Time, tick
 	r.Why = fmt.Sprintf("%s backup due since %s", typ, d.clock(tick))
-	switch second := when.Next(tick, d.Zone); {
+	switch second := d.next(when, tick); {
 	case h.failed != "":
 		r.Cause = Failed
 		r.Why += fmt.Sprintf(", but the one of %s could not save it (%s)", d.clock(h.failedAt), firstLine(h.failure))
@@ -348,12 +367,12 @@ func (d *decider) force(r *Decision, h *history) {
 func (d *decider) decideBaseline() Decision {
 	r := Decision{Schema: manifest.CoreSchema, Last: d.baseline, Full: d.baseline}
 	when := d.Baseline
-	next := func(after time.Time) time.Time { return when.Next(after, d.Zone) }
+	next := func(after time.Time) time.Time { return d.next(when, after) }
 	asked := d.BaselineAsked
 	if d.Type == manifest.Baseline {
 		asked = true
 		next = func(after time.Time) time.Time {
-			return earlier(when.Next(after, d.Zone), earlier(d.Full.Next(after, d.Zone), d.Incremental.Next(after, d.Zone)))
+			return earlier(d.next(when, after), earlier(d.next(d.Full, after), d.next(d.Incremental, after)))
 		}
 	}
 	switch {
