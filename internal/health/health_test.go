@@ -155,6 +155,7 @@ func TestChecks(t *testing.T) {
 		}, ""},
 		"due now":      {func(f *Facts, _ *Targets) { f.Schedule = Schedule{Known: true, Due: now.Add(-time.Minute)} }, ""},
 		"next too big": {func(f *Facts, _ *Targets) { f.Disk.Free = 999 }, "disk critical: 999 B free, and the largest of the last backups has 1.0 kB: the next may not fit"},
+		"hardly any":   {func(f *Facts, _ *Targets) { f.Disk.Free = 1 << 20 }, "disk critical: only 1.0 MB free"},
 		"disk for ten": {func(f *Facts, _ *Targets) { g := 1e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, "disk warning: 1.0 TB free, which is enough for 10.0 days: the backups grow by 100 GB a day"},
 		"disk for two": {func(f *Facts, _ *Targets) { g := 5e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, "disk critical: 1.0 TB free, which is enough for 2.0 days"},
 		"disk shrinks": {func(f *Facts, _ *Targets) { g := -5e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, ""},
