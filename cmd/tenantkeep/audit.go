@@ -113,6 +113,7 @@ func describe(cmd *cobra.Command, cfg *config.Config) audit.Record {
 	switch args := cmd.Flags().Args(); {
 	case cmd.Name() == "pin" || cmd.Name() == "unpin":
 		r.Backup = strings.Join(args, " ")
+	case cmd.Name() == "startup": // they are a command
 	default:
 		r.Schemas = args
 	}

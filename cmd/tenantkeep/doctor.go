@@ -240,10 +240,31 @@ func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
 		}
 		d.find(check, findingNote, fmt.Sprintf("%s: %s (%s)", ui.Safe(s.Name), reasonOf(s, d.now()), ui.Bytes(s.Bytes)), remedy)
 	}
-	if len(list) == 0 {
+	filling, err := d.filling(ctx, target)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 && !filling {
 		d.find("schemas", findingOK, "restores have left nothing", "")
 	}
 	return nil
+}
+
+// filling tells of a startup that fills the database, or has died over it.
+func (d *doctor) filling(ctx context.Context, target *pg.Server) (found bool, err error) {
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer pg.Close(conn)
+	there, err := restore.ReadContents(ctx, conn)
+	if err != nil || there.Filling == nil {
+		return false, err
+	}
+	d.find("schemas", findingProblem, fmt.Sprintf("what is in the database is only a part of %s: %s began to restore it %s, and gave its last sign of life %s",
+		ui.Safe(there.Filling.Source), ui.Safe(there.Filling.Host), ui.Age(there.Filling.Begun, d.now()), ui.Age(there.Filling.Alive, d.now())),
+		"wait for it; if it has died, tenantkeep startup begins again. No backup is made until then")
+	return true, nil
 }
 
 // mediaRoot checks that the tenants' files can be read, and whether a swap of

@@ -14,7 +14,9 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitPartial     = 3 // some tenants failed, the rest is safe
+	exitPartial     = 3   // some tenants failed, the rest is safe
+	exitNotRun      = 126 // the command of a startup cannot be run, as shells say it
+	exitNotFound    = 127 // or is not there
 	exitInterrupted = 130
 )
 
@@ -96,6 +98,7 @@ func exitCode(ctx context.Context, err error) int {
 		setting    *config.Error
 		unattended *ui.UnattendedError
 		partial    *partialError
+		command    *commandError
 		verdict    *healthError
 	)
 	switch {
@@ -103,6 +106,10 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil, errors.Is(err, ui.ErrLeft):
 		return exitInterrupted
+	case errors.As(err, &command) && command.missing:
+		return exitNotFound
+	case errors.As(err, &command):
+		return exitNotRun
 	case errors.As(err, &verdict):
 		return int(verdict.state)
 	case errors.As(err, &usage), errors.As(err, &setting), errors.As(err, &unattended):

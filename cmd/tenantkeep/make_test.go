@@ -83,7 +83,7 @@ func TestMakeTargetsFit(t *testing.T) {
 		}
 		words := strings.Fields(call)
 		if words[0] == "health" {
-			continue // TODO: once the command is merged
+			continue // a command of another change
 		}
 		found++
 		cmd, _, err := root.Find(words[:1])

@@ -53,6 +53,9 @@ type RestoreOptions struct {
 	Format         format
 
 	undoes bool // it is a rollback
+	// fill is of a startup, which fills an empty database: it is called in the place
+	// of a question, before the first object is made, and nothing is replaced.
+	fill func(context.Context, *restore.Plan) error
 }
 
 // AddFlags adds the flags.
@@ -249,7 +252,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		Media: files, LeaveOutLinks: opts.LeaveOutLinks,
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
-		Replace: true, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Replace: opts.fill == nil, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Registry: registry.Mode(cfg.Registry),
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,
 		Confirm: func(p *restore.Plan) error { return a.confirmRestore(ctx, p, opts) },
@@ -317,11 +320,20 @@ func (a *app) askWhat(ctx context.Context, cmd *cobra.Command, places []place, t
 // confirmRestore shows what is going to be replaced, asks, and then runs the hook
 // that comes before.
 func (a *app) confirmRestore(ctx context.Context, p *restore.Plan, opts RestoreOptions) error {
-	if err := a.askRestore(ctx, p, opts); err != nil {
-		return err
+	if opts.fill == nil {
+		if err := a.askRestore(ctx, p, opts); err != nil {
+			return err
+		}
 	}
 	a.hooks.noteRestore(p)
-	return a.hooks.begin(ctx)
+	err := a.hooks.begin(ctx)
+	switch {
+	case opts.fill == nil:
+		return err
+	case err != nil: // which it is with every source
+		return &restore.FillingError{Err: err, Advice: hintOf(err)}
+	}
+	return opts.fill(ctx, p)
 }
 
 // askRestore shows what is going to be replaced, and asks. A restore into a free

@@ -117,7 +117,7 @@ func runRestoreBaseline(ctx context.Context, a *app, cmd *cobra.Command, cfg *co
 		Asks:    !opts.Yes && a.ui().CanAsk(),
 	}
 	if !o.New {
-		o.Replace = true
+		o.Replace = opts.fill == nil
 		if opts.Template != "" {
 			o.As, o.Over = opts.Schemas[0], true
 		}

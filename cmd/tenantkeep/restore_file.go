@@ -61,7 +61,7 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 		return err
 	}
 	defer closeScript()
-	script.AllowOutside = opts.AllowOutside
+	script.AllowOutside, script.Whole = opts.AllowOutside, opts.fill != nil && opts.AllowOutside
 	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1])
 	o.Schemas = opts.Schemas
 	o.Confirm = func(p *restore.Plan) error {
@@ -77,7 +77,7 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place) restore.Options {
 	o := restore.Options{
 		Server: target, Repo: from, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
-		Replace: true, As: opts.As, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
+		Replace: opts.fill == nil, As: opts.As, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now, Asks: !opts.Yes && a.ui().CanAsk(),
 	}
 	if opts.CreateRollback {

@@ -241,6 +241,7 @@ func (r *originalRestore) plan(ctx context.Context) (sum *restore.Plan, live map
 			continue
 		}
 		sum.Schemas = append(sum.Schemas, p.Schemas...)
+		sum.Makes = append(sum.Makes, p.Makes...)
 		sum.Warnings = append(sum.Warnings, p.Warnings...)
 		for _, name := range p.Remains {
 			if !slices.Contains(sum.Remains, name) {

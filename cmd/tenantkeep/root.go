@@ -103,6 +103,7 @@ func commands(a *app) []*cobra.Command {
 		newServeCommand(a),
 		newRestoreCommand(a),
 		newExportCommand(a),
+		newStartupCommand(a),
 		newRollbackCommand(a),
 		newCleanupCommand(a),
 		newRepairCommand(a),

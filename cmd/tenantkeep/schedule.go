@@ -188,8 +188,8 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	p, shown := a.parts(cmd, cfg, o, opts.Format, true)
 	p.Retain = a.scheduledCleanup(cmd, cfg, opts.Format)
 	plan, done, err := s.Run(ctx, p)
-	if locked, ok := errors.AsType[*pg.LockedError](err); ok {
-		return &hintedError{err: err, hint: "--wait waits until it is done. " + locked.Hint()}
+	if locked, ok := errors.AsType[*pg.LockedError](err); ok && locked.PID > 0 {
+		return &hintedError{err: err, hint: fmt.Sprintf("--wait waits for it; if its client is dead, end it with: SELECT pg_terminate_backend(%d)", locked.PID)}
 	}
 	if done == nil {
 		if err == nil {

@@ -139,6 +139,19 @@ func (e *FailedError) Error() string {
 	return b.String()
 }
 
+// UnfilledError is a database that a startup was filling when it died, or still is.
+// A backup of what is there would pass for one of the whole.
+type UnfilledError struct{ Database, Mark string }
+
+func (e *UnfilledError) Error() string {
+	return fmt.Sprintf("database %q holds a part of a restore that has not ended: nothing is saved of it", e.Database)
+}
+
+// Hint says how it ends.
+func (e *UnfilledError) Hint() string {
+	return "tenantkeep startup begins again and finishes it; if the database is to be used as it is: DROP SCHEMA " + pg.Identifier(e.Mark)
+}
+
 // NoSchemaError is a schema that was asked for and does not exist.
 type NoSchemaError struct {
 	Database string

@@ -123,6 +123,9 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx, r.Schemas...); err != nil {
 		return nil, err
 	}
+	if i := slices.IndexFunc(d.schemas, pg.Schema.Unfilled); i >= 0 {
+		return nil, &UnfilledError{Database: d.info.Name, Mark: d.schemas[i].Name}
+	}
 	d.catalogs = sync.OnceValues(func() (*pg.CatalogDigests, error) { return d.readCatalogs(ctx) })
 	d.needs = sync.OnceValues(func() (map[uint32]*pg.Needs, error) { return d.readNeeds(ctx) })
 	if d.hasLargeObjects, err = pg.HasLargeObjects(ctx, d.tx); err != nil {

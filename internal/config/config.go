@@ -78,8 +78,9 @@ type Config struct {
 	Listen      string        // host and port of the server
 	StopTimeout time.Duration // for what it has interrupted
 
-	Notify Notify
-	Hooks  Hooks
+	Startup Startup // of the command startup
+	Notify  Notify
+	Hooks   Hooks
 
 	LogLevel slog.Level // of the log files, and of stderr where it was given
 

@@ -39,7 +39,7 @@ type Toggle struct {
 func Settings() []Setting { return settings() }
 
 func settings() []Setting {
-	return []Setting{
+	return append([]Setting{
 		{
 			Key: "database-url", Flag: "database-url", Env: "DATABASE_URL", Kind: "URL", Secret: true,
 			Help:      "database to connect to, without a password; else libpq's variables and service files",
@@ -355,7 +355,7 @@ func settings() []Setting {
 			Help:  "how long each of these programs may take",
 			apply: one(parseTimeout, func(c *Config, v time.Duration) { c.Hooks.Timeout = v }),
 		},
-	}
+	}, startupSettings()...)
 }
 
 // show returns the texts of a setting for people.

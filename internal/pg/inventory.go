@@ -73,12 +73,16 @@ type Schema struct {
 // LabelPrefix begins the comment of a schema that a restore left, or fills.
 const LabelPrefix = "tenantkeep: {"
 
-var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
+var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered|startup)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
 
 // IsOwn reports whether a name is like that of a staging, replaced or recovered
-// schema of tenantkeep. Anybody may give a schema such a name: it is tenantkeep's
-// if it has a label as well.
+// schema of tenantkeep, or of the mark of a startup. Anybody may give a schema such
+// a name: it is tenantkeep's if it has a label as well.
 func IsOwn(name string) bool { return ownSchema.MatchString(name) }
+
+// Unfilled reports whether the schema is the mark of a startup: what is in the
+// database is only a part of what is being restored, or was when it died.
+func (s Schema) Unfilled() bool { return s.Own && strings.Contains(s.Name, "__startup_") }
 
 // ListSchemas lists the schemas of users, in the order of their names: not
 // those of the system and of extensions. Those that tenantkeep left are

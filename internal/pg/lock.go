@@ -17,6 +17,7 @@ const (
 	lockObject  = 1          // one backup, restore or the like at a time
 	lockSchemas = 2          // making tenants, which many do at once, or changing those that there are
 	nameClass   = 0x746e6b6e // "tnkn": with the hash of a name, one new tenant of that name at a time
+	startClass  = 0x746e6b73 // "tnks": with lockObject, one container at a time that fills an empty database
 	maskClass   = 0x746e6b6d // "tnkm": with the hash of a name, one session at a time that uses it for another schema
 )
 
@@ -60,6 +61,28 @@ func LockNew(ctx context.Context, conn *pgx.Conn, purpose, schema string) error 
 		return err
 	}
 	return take(ctx, conn, "pg_try_advisory_lock_shared", lockClass, lockSchemas, schemasWait)
+}
+
+// LockStartup is the lock of those who fill an empty database before an
+// application starts; what it is taken for, such as restores, takes locks of its
+// own. It waits for limit at most. tell is called with each holder that is waited
+// for, once.
+func LockStartup(ctx context.Context, conn *pgx.Conn, purpose string, limit time.Duration, tell func(*LockedError)) error {
+	if err := nameSession(ctx, conn, purpose); err != nil {
+		return err
+	}
+	told := 0
+	for deadline := time.Now().Add(limit); ; {
+		err := take(ctx, conn, "pg_try_advisory_lock", startClass, lockObject, min(lockWait, max(0, time.Until(deadline))))
+		locked, ok := errors.AsType[*LockedError](err)
+		if !ok || time.Now().After(deadline) {
+			return err
+		}
+		if locked.PID != 0 && locked.PID != told {
+			tell(locked)
+			told = locked.PID
+		}
+	}
 }
 
 // MaskTurn is a statement that waits, for a minute at most, until no other session

@@ -208,10 +208,10 @@ func (r *run) stepsTask(u *unit, size int64, steps []step, next []task) task {
 	}}
 }
 
-// keys runs what follows the indexes, up to the foreign keys. The comparison
-// comes next, because row-level security, which is made after it, would hide
-// rows from it where the role is no superuser.
-func (r *run) keys(ctx context.Context) error { return r.runPhases(ctx, phaseMain, phaseForeignKeys) }
+// others runs what follows the indexes, up to the foreign keys. These come with
+// the comparison, and row-level security after it: it would hide rows from the
+// comparison where the role is no superuser.
+func (r *run) others(ctx context.Context) error { return r.runPhases(ctx, phaseMain, phaseMain) }
 
 // afterRows runs all that is left.
 func (r *run) afterRows(ctx context.Context) error {
@@ -248,7 +248,9 @@ func (r *run) runPhases(ctx context.Context, first, last phase) error {
 	return nil
 }
 
-func (r *run) runPhase(ctx context.Context, p phase) error {
+// runPhase runs a phase, core's part of it first, and with the rest the tasks
+// that are besides.
+func (r *run) runPhase(ctx context.Context, p phase, besides ...task) error {
 	var tenants []task
 	for _, u := range r.alive() {
 		t := task{unit: u, size: u.bytes(), run: func(ctx context.Context, s *session) ([]task, error) {
@@ -281,7 +283,7 @@ func (r *run) runPhase(ctx context.Context, p phase) error {
 			return err
 		}
 	}
-	return r.work(ctx, tenants)
+	return r.work(ctx, append(tenants, besides...))
 }
 
 // foreignKeys adds the foreign keys of a staging schema, or of a big one. They

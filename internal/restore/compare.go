@@ -26,7 +26,8 @@ const (
 )
 
 // compare reads every table again and compares it with the backup. A unit in
-// which one differs fails.
+// which one differs fails. Meanwhile the foreign keys are made: their checks go
+// table by table and leave sessions idle, and readers are not in their way.
 func (r *run) compare(ctx context.Context) error {
 	r.Progress.Start("compare", len(r.units), r.plan.Bytes)
 	if err := errors.Join(r.findPartitioned(ctx), r.findTextual(ctx)); err != nil {
@@ -42,7 +43,15 @@ func (r *run) compare(ctx context.Context) error {
 		}
 		tasks = append(tasks, own...)
 	}
-	if err := r.work(ctx, tasks); err != nil {
+	var err error
+	if r.Resume {
+		err = r.work(ctx, tasks)
+	} else {
+		if err = r.runPhase(ctx, phaseForeignKeys, tasks...); err == nil {
+			err = r.again(ctx)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	for _, u := range r.units {

@@ -72,6 +72,11 @@ func (r *run) load(ctx context.Context) error {
 					t.size, t.table = table.Bytes, table
 					t.most = max(1, int(math.Round(float64(r.Jobs)*float64(table.Bytes)/float64(total))))
 				}
+				if f.Size <= wholeFrame {
+					t.read = func(ctx context.Context, buffer []byte) ([]byte, error) {
+						return u.readFrame(ctx, i, buffer)
+					}
+				}
 				t.run = func(ctx context.Context, s *session) ([]task, error) {
 					if err := r.loadFrame(ctx, s, u, i, places[i]); err != nil {
 						return nil, err
@@ -131,28 +136,32 @@ func (u *unit) tablesAt(places []place) []tableKey {
 	return keys
 }
 
-// loadFrame copies the rows of one frame into their tables.
-func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, places []place) error {
+// readFrame decompresses a frame into a buffer.
+func (u *unit) readFrame(ctx context.Context, frame int, buffer []byte) ([]byte, error) {
 	if err := u.data.acquire(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer u.data.release()
+	return u.file.ReadFrame(frame, buffer)
+}
+
+// loadFrame copies the rows of one frame into their tables. The session has read
+// it, unless it is to be read as a stream.
+func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, places []place) error {
 	stream := u.file.Index.Frames[frame].Size > wholeFrame
-	var text []byte
+	text := s.buffer
 	var reader *forward
 	if stream {
+		if err := u.data.acquire(ctx); err != nil {
+			return err
+		}
+		defer u.data.release()
 		f, err := u.file.OpenFrame(frame)
 		if err != nil {
 			return err
 		}
 		defer f.Close() //nolint:errcheck // it was only read
 		reader = &forward{r: f}
-	} else {
-		var err error
-		if text, err = u.file.ReadFrame(frame, s.buffer); err != nil {
-			return err
-		}
-		s.buffer = text
 	}
 	for chunk, textual := range u.chunks(places) {
 		copies := make([]copyIn, len(chunk))

@@ -27,6 +27,16 @@ type databaseObject struct {
 	Tag  string // as in pg_dump's table of contents: name, or what stands for it
 }
 
+// listedObject is one that there is.
+type listedObject struct {
+	databaseObject
+	OID uint32
+}
+
+// key tells the object from others, also from one of the same name at another
+// time.
+func (o listedObject) key() string { return fmt.Sprintf("%s %d", o.Kind, o.OID) }
+
 func (o databaseObject) description() string {
 	switch o.Kind {
 	case "CAST", "TRANSFORM":
@@ -61,26 +71,43 @@ func (r *run) databaseObjects(ctx context.Context, core *unit) ([]databaseObject
 	if len(wanted) == 0 {
 		return nil, nil
 	}
-	rows, err := r.main.Query(ctx, `
-		SELECT 'PUBLICATION', pubname::text FROM pg_catalog.pg_publication
-		UNION ALL SELECT 'EVENT TRIGGER', evtname FROM pg_catalog.pg_event_trigger
-		UNION ALL SELECT 'SERVER', srvname FROM pg_catalog.pg_foreign_server
-		UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname FROM pg_catalog.pg_foreign_data_wrapper
-		UNION ALL SELECT 'PROCEDURAL LANGUAGE', lanname FROM pg_catalog.pg_language WHERE lanispl
-		UNION ALL SELECT 'ACCESS METHOD', amname FROM pg_catalog.pg_am
-		UNION ALL SELECT 'CAST', 'CAST (' || pg_catalog.format_type(castsource, NULL) || ' AS ' || pg_catalog.format_type(casttarget, NULL) || ')' FROM pg_catalog.pg_cast
-		UNION ALL SELECT 'TRANSFORM', 'TRANSFORM FOR ' || pg_catalog.format_type(trftype, NULL) || ' LANGUAGE ' || quote_ident(lanname)
+	list, err := listDatabaseObjects(ctx, r.main, texts(r.blobs))
+	if err != nil {
+		return nil, err
+	}
+	var found []databaseObject
+	for _, o := range list {
+		if wanted[o.databaseObject] {
+			found = append(found, o.databaseObject)
+		}
+	}
+	return found, nil
+}
+
+// listDatabaseObjects lists the objects that belong to no schema, those of the
+// system and of extensions too. Of large objects only those with these OIDs are
+// listed; all, where blobs is nil.
+func listDatabaseObjects(ctx context.Context, q pg.Querier, blobs []string) ([]listedObject, error) {
+	rows, err := q.Query(ctx, `
+		SELECT 'PUBLICATION', pubname::text, oid FROM pg_catalog.pg_publication
+		UNION ALL SELECT 'EVENT TRIGGER', evtname, oid FROM pg_catalog.pg_event_trigger
+		UNION ALL SELECT 'SERVER', srvname, oid FROM pg_catalog.pg_foreign_server
+		UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, oid FROM pg_catalog.pg_foreign_data_wrapper
+		UNION ALL SELECT 'PROCEDURAL LANGUAGE', lanname, oid FROM pg_catalog.pg_language WHERE lanispl
+		UNION ALL SELECT 'ACCESS METHOD', amname, oid FROM pg_catalog.pg_am
+		UNION ALL SELECT 'CAST', 'CAST (' || pg_catalog.format_type(castsource, NULL) || ' AS ' || pg_catalog.format_type(casttarget, NULL) || ')', oid FROM pg_catalog.pg_cast
+		UNION ALL SELECT 'TRANSFORM', 'TRANSFORM FOR ' || pg_catalog.format_type(trftype, NULL) || ' LANGUAGE ' || quote_ident(lanname), t.oid
 			FROM pg_catalog.pg_transform t JOIN pg_catalog.pg_language l ON l.oid = t.trflang
-		UNION ALL SELECT 'LARGE OBJECT', oid::text FROM pg_catalog.pg_largeobject_metadata WHERE oid::text = ANY($1)
-		ORDER BY 1, 2`, r.blobs)
+		UNION ALL SELECT 'LARGE OBJECT', oid::text, oid FROM pg_catalog.pg_largeobject_metadata WHERE $1::text[] IS NULL OR oid::text = ANY($1)
+		ORDER BY 1, 2`, blobs)
 	if err != nil {
 		return nil, fmt.Errorf("look for objects of the database: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[databaseObject])
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[listedObject])
 	if err != nil {
 		return nil, fmt.Errorf("look for objects of the database: %w", err)
 	}
-	return slices.DeleteFunc(list, func(o databaseObject) bool { return !wanted[o] }), nil
+	return list, nil
 }
 
 // dropDatabaseObjects drops those of the core's file.

@@ -33,6 +33,9 @@ type Script struct {
 	Hash   string      // the SHA-256 that it must have, in hexadecimal; empty: not known
 	// AllowOutside lets the script reach outside of its schema.
 	AllowOutside bool
+	// Whole says that the script is one of a whole database, which is empty but for
+	// what the script makes. It goes with AllowOutside.
+	Whole bool
 }
 
 // scriptTries is how often a script is run from the beginning because a lock
@@ -54,6 +57,8 @@ type script struct {
 	// out, and publications go over in the swap.
 	members []string
 	casts   []pg.Cast
+	// others are the tables, and their rows, of a script's other schemas.
+	others struct{ tables, rows int64 }
 }
 
 // RunScript restores one schema from a script, as Run does from a backup: into
@@ -109,7 +114,7 @@ func (s *script) report(result *Result, began time.Time, err error) {
 	}
 	result.Seconds = s.Now().Sub(began).Seconds()
 	if err == nil {
-		t.Tables, t.Rows, t.Bytes, t.Seconds = u.entry.Tables, u.entry.Rows, u.entry.Bytes, result.Seconds
+		t.Tables, t.Rows, t.Bytes, t.Seconds = u.entry.Tables+s.others.tables, u.entry.Rows+s.others.rows, u.entry.Bytes, result.Seconds
 		result.Tables, result.Rows, result.Bytes = t.Tables, t.Rows, t.Bytes
 	}
 	result.Tenants = append(result.Tenants, t)
@@ -256,6 +261,7 @@ func (s *script) makePlan(schema string, summary *plainsql.Summary) {
 			Schema: e.Schema, Tenant: e.Tenant, As: s.unit.newName(s.As), Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size, Target: TargetFree,
 		}},
 		Tables: e.Tables, Rows: e.Rows, Bytes: e.Bytes, Stored: e.Size,
+		Makes: slices.Concat([]string{schema}, summary.Makes, summary.Uses),
 	}
 }
 
@@ -556,6 +562,9 @@ func (s *script) stageOnce(ctx context.Context) (err error) {
 	if err := s.substance(ctx, conn); err != nil {
 		return err
 	}
+	if err := s.compareOthers(ctx, conn); err != nil {
+		return err
+	}
 	if s.direct {
 		if err := s.compare(ctx, conn, u.entry.Schema); err != nil {
 			return err
@@ -602,6 +611,9 @@ func (s *script) outside(ctx context.Context, watch *plainsql.Watch) error {
 	}
 	if !s.AllowOutside {
 		return &OutsideError{Schema: s.unit.entry.Schema, Touched: touched}
+	}
+	if s.Whole {
+		return nil
 	}
 	for _, t := range touched {
 		s.unit.note("outside of the schema: " + t.String())
@@ -732,9 +744,37 @@ type stored struct {
 	Kind string
 }
 
-// compare counts the rows of all tables of a schema and compares them with those
-// that the script stored.
-func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) error {
+// compare counts the rows of all tables of the schema, whatever its name is now,
+// and compares them with those that the script stored.
+func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) (err error) {
+	e := &s.unit.entry
+	e.Tables, e.Rows, err = s.compareSchema(ctx, conn, schema, e.Schema)
+	return err
+}
+
+// compareOthers is compare for the other schemas of a script of a whole database.
+func (s *script) compareOthers(ctx context.Context, conn *pgx.Conn) error {
+	s.others.tables, s.others.rows = 0, 0
+	if !s.Whole {
+		return nil
+	}
+	for _, schema := range s.plan.Script.Uses {
+		if schema == s.unit.entry.Schema {
+			continue
+		}
+		tables, rows, err := s.compareSchema(ctx, conn, schema, schema)
+		if err != nil {
+			return fmt.Errorf("schema %q: %w", schema, err)
+		}
+		s.others.tables += tables
+		s.others.rows += rows
+	}
+	return nil
+}
+
+// compareSchema counts the tables of a schema, which the script calls named, and
+// their rows.
+func (s *script) compareSchema(ctx context.Context, conn *pgx.Conn, schema, named string) (count, total int64, err error) {
 	u := s.unit
 	rows, err := conn.Query(ctx, `
 		SELECT c.relname::text, coalesce(root.relname, c.relname)::text, c.relkind::text
@@ -742,19 +782,18 @@ func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) err
 		LEFT JOIN pg_catalog.pg_class root ON root.oid = pg_catalog.pg_partition_root(c.oid) AND root.relnamespace = c.relnamespace
 		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY c.relname COLLATE "C"`, schema)
 	if err != nil {
-		return fmt.Errorf("list tables: %w", err)
+		return 0, 0, fmt.Errorf("list tables: %w", err)
 	}
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t stored, err error) {
 		return t, row.Scan(&t.Name, &t.Root, &t.Kind)
 	})
 	if err != nil {
-		return fmt.Errorf("list tables: %w", err)
+		return 0, 0, fmt.Errorf("list tables: %w", err)
 	}
 	roots, want, have := map[string]string{}, map[string]int64{}, map[string]int64{}
 	for _, t := range tables {
 		roots[t.Name] = t.Root
 	}
-	var total int64
 	hidden := map[string]bool{}
 	for _, t := range tables {
 		if t.Kind == "p" {
@@ -767,7 +806,7 @@ func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) err
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("count the rows of table %q: %w", t.Name, err)
+			return 0, 0, fmt.Errorf("count the rows of table %q: %w", t.Name, err)
 		}
 		have[t.Root] += n
 		total += n
@@ -776,7 +815,7 @@ func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) err
 		var strays []string
 		for _, t := range s.result.Tables {
 			root, ok := roots[t.Table]
-			if !ok || t.Schema != "" && t.Schema != u.entry.Schema {
+			if !ok || t.Schema != named && (t.Schema != "" || named != u.entry.Schema) {
 				if t.Rows > 0 {
 					strays = append(strays, t.Table)
 				}
@@ -785,7 +824,7 @@ func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) err
 			want[root] += t.Rows
 		}
 		if len(strays) > 0 && s.plan.Script.Exact && !s.AllowOutside {
-			return fmt.Errorf("the script stored rows in %s, which %s not in the schema", some(strays), english.PluralWord(len(strays), "is", "are"))
+			return 0, 0, fmt.Errorf("the script stored rows in %s, which %s not in the schema", some(strays), english.PluralWord(len(strays), "is", "are"))
 		}
 		for _, t := range tables {
 			if t.Name != t.Root || hidden[t.Root] || have[t.Root] == want[t.Root] {
@@ -793,13 +832,12 @@ func (s *script) compare(ctx context.Context, conn *pgx.Conn, schema string) err
 			}
 			mismatch := &ScriptRowsError{Table: t.Name, Stored: want[t.Root], Found: have[t.Root]}
 			if s.plan.Script.Exact {
-				return mismatch
+				return 0, 0, mismatch
 			}
 			u.note(mismatch.Error() + ": the script also changes rows by other means")
 		}
 	}
-	u.entry.Tables, u.entry.Rows = int64(len(tables)), total
-	return nil
+	return int64(len(tables)), total, nil
 }
 
 func countRows(ctx context.Context, conn *pgx.Conn, schema, table string) (n int64, err error) {

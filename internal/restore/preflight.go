@@ -42,6 +42,9 @@ type Plan struct {
 	// Expected is about how long it takes, as far as the time that the backup
 	// took tells. Zero: not known.
 	Expected time.Duration
+	// Makes are the schemas that it makes or fills, besides public others of core,
+	// such as those of extensions.
+	Makes    []string
 	Remains  []string
 	Warnings []string
 	// Script is what the script holds that is to be restored. Nil: it is no
@@ -108,6 +111,12 @@ func (r *run) preflight(ctx context.Context) error {
 	p := &checker{run: r}
 	if err := p.files(ctx); err != nil {
 		return err
+	}
+	for _, u := range p.readable() {
+		if u.core {
+			r.plan.Makes = append(r.plan.Makes, manifest.CoreSchema)
+		}
+		r.plan.Makes = append(r.plan.Makes, u.schemas...)
 	}
 	if err := p.renamed(); err != nil {
 		return err

@@ -271,14 +271,14 @@ func (s *session) removeSchema(ctx context.Context, m remainder) error {
 	// Tables first and in steps, so that no step needs more locks than the
 	// server has; what is left fits one.
 	for _, kinds := range [][]string{{"v", "m"}, {"r", "p", "f"}} {
-		if err := s.dropRelations(ctx, m.oid, kinds); err != nil {
+		if err := s.dropRelations(ctx, m.oid, kinds, nil); err != nil {
 			return err
 		}
 	}
 	if !core {
 		return s.exec(ctx, "DROP SCHEMA "+pg.Identifier(m.schema)+" CASCADE")
 	}
-	if err := s.dropContents(ctx, m.oid); err != nil {
+	if err := s.dropContents(ctx, m.oid, nil); err != nil {
 		return err
 	}
 	if err := s.dropDatabaseObjects(ctx, lastToDrop); err != nil {
@@ -292,8 +292,9 @@ func (s *session) removeSchema(ctx context.Context, m remainder) error {
 
 const dropAtOnce = 50
 
-// dropRelations drops the relations of those kinds that belong to no extension.
-func (s *session) dropRelations(ctx context.Context, schema uint32, kinds []string) error {
+// dropRelations drops the relations of those kinds that belong to no extension
+// and are not among keep, as objectKey has them.
+func (s *session) dropRelations(ctx context.Context, schema uint32, kinds, keep []string) error {
 	n := dropAtOnce
 	for {
 		rows, err := s.conn.Query(ctx, `
@@ -302,7 +303,8 @@ func (s *session) dropRelations(ctx context.Context, schema uint32, kinds []stri
 			FROM pg_catalog.pg_class c WHERE c.relnamespace = $1 AND c.relkind::text = ANY($2) AND NOT EXISTS (
 				SELECT FROM pg_catalog.pg_depend e
 				WHERE e.classid = 'pg_catalog.pg_class'::regclass AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
-			ORDER BY c.relispartition DESC, c.oid LIMIT $3`, schema, kinds, n)
+			AND 'pg_catalog.pg_class'::regclass::oid::text || '/' || c.oid::text <> ALL($4)
+			ORDER BY c.relispartition DESC, c.oid LIMIT $3`, schema, kinds, n, texts(keep))
 		if err != nil {
 			return err
 		}
@@ -337,14 +339,16 @@ func cutWords(text string) (kind, name string) {
 	return first + " " + second, name
 }
 
-// dropContents drops what is in a schema and belongs to no extension.
-func (s *session) dropContents(ctx context.Context, schema uint32) error {
+// dropContents drops what is in a schema, belongs to no extension and is not among
+// keep, as objectKey has it.
+func (s *session) dropContents(ctx context.Context, schema uint32, keep []string) error {
 	rows, err := s.conn.Query(ctx, `
 		SELECT CASE i.type WHEN 'statistics object' THEN 'statistics' ELSE i.type END || ' IF EXISTS ' || i.identity
 		FROM pg_catalog.pg_depend d, pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
 		WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = $1 AND d.classid NOT IN (`+besideSchema+`)
 		AND NOT EXISTS (
-			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.objsubid = 0 AND e.deptype = 'e')`, schema)
+			SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.objsubid = 0 AND e.deptype = 'e')
+		AND `+objectKey+` <> ALL($2)`, schema, texts(keep))
 	if err != nil {
 		return err
 	}

@@ -364,7 +364,7 @@ func (r *run) restore(ctx context.Context) error {
 		{"tables", r.keepTables},
 		{"rows", r.load},
 		{"indexes", r.indexes},
-		{"keys", r.keys},
+		{"what is on tables", r.others},
 		{"comparison", r.compare},
 		{"what follows the rows", r.afterRows},
 		{"statistics", r.analyze},

@@ -26,10 +26,13 @@ const (
 
 	// lockTimeout is how long a statement waits for a lock on what others use,
 	// and thereby lets others wait behind it. It is tried again after a pause.
-	lockTimeout  = 200 * time.Millisecond
-	lockTries    = 45                     // a minute and a half in all
-	lockPause    = 250 * time.Millisecond // after the first try; longer after each
-	lockPauseMax = 2 * time.Second
+	lockTimeout = 200 * time.Millisecond
+	// vacuumTimeout is how long autovacuum keeps a table that is being restored:
+	// it gives way to whoever waits so long. Only a superuser may choose it.
+	vacuumTimeout = 20 * time.Millisecond
+	lockTries     = 45                     // a minute and a half in all
+	lockPause     = 250 * time.Millisecond // after the first try; longer after each
+	lockPauseMax  = 2 * time.Second
 )
 
 // session is a connection at work. It belongs to one goroutine at a time.
@@ -37,9 +40,13 @@ type session struct {
 	run    *run
 	conn   *pgx.Conn
 	header string // hash of the header frame whose settings it has
-	buffer []byte // a decompressed frame, kept for the next one
-	tries  int    // for a lock; 0: lockTries
-	serial bool   // the server builds indexes without parallel workers
+	buffer []byte // what the task has read, kept for the next one
+	spare  []byte // another one
+	ahead  *readAhead
+	// readErr is why the task could not read.
+	readErr error
+	tries   int  // for a lock; 0: lockTries
+	serial  bool // the server builds indexes without parallel workers
 }
 
 // newSession connects. What it commits may be lost if the server stops within
@@ -57,11 +64,16 @@ func (r *run) newSession(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// restoreSession is what sessions of a restore call themselves.
+const restoreSession = "tenantkeep restore"
+
 // set makes the settings that every session of a restore needs.
 func (s *session) set(ctx context.Context) error {
 	_, err := s.conn.PgConn().Exec(ctx, fmt.Sprintf(
-		"SET application_name = 'tenantkeep restore'; SET synchronous_commit = off; SET lock_timeout = %d;"+
-			" SET default_tablespace = ''; SET default_table_access_method = heap", lockTimeout.Milliseconds())).ReadAll()
+		"SET application_name = '"+restoreSession+"'; SET synchronous_commit = off; SET lock_timeout = %d;"+
+			" SET default_tablespace = ''; SET default_table_access_method = heap;"+
+			" SELECT pg_catalog.set_config('deadlock_timeout', '%d', false) FROM pg_catalog.pg_roles WHERE rolname = current_user AND rolsuper",
+		lockTimeout.Milliseconds(), vacuumTimeout.Milliseconds())).ReadAll()
 	if err != nil {
 		return fmt.Errorf("set up session: %w", err)
 	}
@@ -266,6 +278,9 @@ type task struct {
 	table *manifest.Table
 	most  int
 	turn  int // in which order it was added
+	// read gets what run finds in the session's buffer. It may run while the
+	// session is still busy with another task. Nil: nothing.
+	read func(ctx context.Context, buffer []byte) ([]byte, error)
 	// run may return more tasks, which become possible by this one. Its error
 	// is that of the unit.
 	run func(ctx context.Context, s *session) ([]task, error)
@@ -276,19 +291,23 @@ type task struct {
 func (r *run) work(ctx context.Context, tasks []task) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	q := &queue{loading: map[*manifest.Table]int{}}
-	q.ready.L = &q.mu
-	q.add(tasks)
+	q := newQueue(tasks)
 	stop := context.AfterFunc(ctx, q.wake)
 	defer stop()
 
 	var workers sync.WaitGroup
 	for _, s := range r.sessions {
 		workers.Go(func() {
+			defer s.forget()
 			for {
-				t, idle, ok := q.next(ctx)
+				t, idle, ok := q.next(ctx, s)
 				if !ok {
 					return
+				}
+				s.take(ctx, t)
+				if next, ok := q.foresee(s); ok {
+					s.forget() // another session has taken that task
+					s.readAhead(ctx, next)
 				}
 				more, err := r.do(ctx, s, t, idle)
 				if err != nil {
@@ -317,6 +336,9 @@ func (r *run) do(ctx context.Context, s *session, t task, idle bool) ([]task, er
 	}
 	var more []task
 	if err == nil {
+		err = s.readErr
+	}
+	if err == nil {
 		more, err = t.run(ctx, s)
 	}
 	switch {
@@ -331,15 +353,67 @@ func (r *run) do(ctx context.Context, s *session, t task, idle bool) ([]task, er
 	return nil, nil
 }
 
+// readAhead is the reading for a task that comes next.
+type readAhead struct {
+	turn int // of the task
+	done chan struct{}
+	read []byte
+	err  error
+}
+
+// readAhead begins to read for a task.
+func (s *session) readAhead(ctx context.Context, t task) {
+	a := &readAhead{turn: t.turn, done: make(chan struct{})}
+	buffer := s.spare
+	s.spare, s.ahead = nil, a
+	go func() {
+		defer close(a.done)
+		a.read, a.err = t.read(ctx, buffer)
+	}()
+}
+
+// take reads for a task, or takes what was read ahead for it.
+func (s *session) take(ctx context.Context, t task) {
+	s.readErr = nil
+	if t.read == nil {
+		return
+	}
+	var read []byte
+	if s.ahead != nil && s.ahead.turn == t.turn {
+		<-s.ahead.done
+		read, s.readErr = s.ahead.read, s.ahead.err
+		s.ahead, s.spare = nil, s.buffer
+	} else {
+		read, s.readErr = t.read(ctx, s.buffer)
+	}
+	s.buffer = read
+}
+
+// forget waits for what is read ahead and lets go of it.
+func (s *session) forget() {
+	if s.ahead != nil {
+		<-s.ahead.done
+		s.spare, s.ahead = s.ahead.read, nil
+	}
+}
+
 // queue holds tasks and knows when no more can come.
 type queue struct {
-	mu      sync.Mutex
-	ready   sync.Cond
-	tasks   []task // the next one last
-	turns   int
-	loading map[*manifest.Table]int // how many tasks run for it
-	running int
-	waiting int // sessions without a task
+	mu       sync.Mutex
+	ready    sync.Cond
+	tasks    []task // the next one last
+	turns    int
+	loading  map[*manifest.Table]int // how many tasks run for it
+	foreseen map[int]*session        // who reads ahead for a task, by its turn
+	running  int
+	waiting  int // sessions without a task
+}
+
+func newQueue(tasks []task) *queue {
+	q := &queue{loading: map[*manifest.Table]int{}, foreseen: map[int]*session{}}
+	q.ready.L = &q.mu
+	q.add(tasks)
+	return q
 }
 
 func (q *queue) add(tasks []task) {
@@ -351,9 +425,9 @@ func (q *queue) add(tasks []task) {
 	slices.SortFunc(q.tasks, func(a, b task) int { return cmp.Or(cmp.Compare(a.size, b.size), cmp.Compare(b.turn, a.turn)) })
 }
 
-// next is the next task, and whether there is none for another session that
-// waits for one.
-func (q *queue) next(ctx context.Context) (t task, idle, ok bool) {
+// next is the next task for a session, and whether there is none for another one
+// that waits.
+func (q *queue) next(ctx context.Context, s *session) (t task, idle, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting++
@@ -364,20 +438,46 @@ func (q *queue) next(ctx context.Context) (t task, idle, ok bool) {
 	if len(q.tasks) == 0 || ctx.Err() != nil {
 		return task{}, false, false
 	}
-	i := len(q.tasks) - 1
-	for i >= 0 && q.tasks[i].table != nil && q.loading[q.tasks[i].table] >= q.tasks[i].most {
-		i--
-	}
-	if i < 0 { // better too many than none
+	i := q.best(s)
+	if i < 0 { // better another's, or too many for a table, than none
 		i = len(q.tasks) - 1
 	}
 	t = q.tasks[i]
 	q.tasks = slices.Delete(q.tasks, i, i+1)
+	delete(q.foreseen, t.turn)
 	q.running++
 	if t.table != nil {
 		q.loading[t.table]++
 	}
 	return t, q.waiting > len(q.tasks), true
+}
+
+// best is the place of the next task for which no other session reads ahead, and
+// that would not be one too many for its table; -1: there is none.
+func (q *queue) best(s *session) int {
+	for i, t := range slices.Backward(q.tasks) {
+		by := q.foreseen[t.turn]
+		if (by == nil || by == s) && (t.table == nil || q.loading[t.table] < t.most) {
+			return i
+		}
+	}
+	return -1
+}
+
+// foresee tells a session that is about to begin a task what it is likely to do
+// next, if there is something to be read for it that is not read already.
+func (q *queue) foresee(s *session) (t task, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s.ahead != nil && q.foreseen[s.ahead.turn] == s {
+		return task{}, false
+	}
+	i := q.best(s)
+	if i < 0 || q.tasks[i].read == nil {
+		return task{}, false
+	}
+	q.foreseen[q.tasks[i].turn] = s
+	return q.tasks[i], true
 }
 
 func (q *queue) done(t task, more []task) {
