@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
 	"github.com/tenantkeep/tenantkeep/internal/config"
@@ -217,4 +221,47 @@ func TestHealthReadsTheTrail(t *testing.T) {
 	if x.trail(nil) != nil {
 		t.Error("a trail was found where there is none")
 	}
+}
+
+// What others are told of health: each check that is bad, once, and that all are good.
+func TestHealthTells(t *testing.T) {
+	t.Parallel()
+	var told []string
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var e struct {
+			Kind, Job string
+			Checks    []struct{ Name, State, Text string }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+			t.Error(err)
+		}
+		told = append(told, fmt.Sprint(e.Kind, " ", e.Job, " ", e.Checks))
+	}))
+	c := newCalendar(t)
+	settings := filepath.Join(c.dir, "settings.yaml")
+	if err := os.WriteFile(settings, []byte("webhook-url: "+hook.URL+"\nnotify-on: health\nnotify-timeout: 1s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := []string{"--config", settings}
+	c.at("2026-11-20 00:00", exitDone, conf...)
+	c.health("2026-11-20 01:00", "", conf...)
+	const late = "freshness warning: public was last backed up 26 hours ago, more than 24 hours"
+	const dead = "\nschedule critical: a backup has been due since 2026-11-21 00:00 UTC, and nothing made it"
+	for range 2 {
+		c.health("2026-11-21 02:30", late+dead, conf...)
+	}
+	c.at("2026-11-21 03:00", exitDone, conf...)
+	c.health("2026-11-21 03:30", "", conf...)
+	want := []string{
+		"worsened health [{schedule critical a backup has been due since 2026-11-21 00:00 UTC, and nothing made it} {freshness warning public was last backed up 26 hours ago, more than 24 hours; and 2 more}]",
+		"improved health []",
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("told (+), want (-):\n%s", diff)
+	}
+	// Nobody is there to be told: the check of that says so, the next time.
+	hook.Close()
+	const due = "schedule critical: a backup has been due since 2026-11-22 00:00 UTC, and nothing made it"
+	c.health("2026-11-22 02:30", due, conf...)
+	c.health("2026-11-22 02:31", due+"\nnotifications warning: webhook has not delivered 1 message since 2026-11-22 02:30 UTC", append(conf, "--notify=none")...)
 }

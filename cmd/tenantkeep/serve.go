@@ -80,6 +80,7 @@ type daemon struct {
 	log     *slog.Logger
 	checker *web.Checker
 	keeper  *web.Keeper
+	before  *health.Report // that the checker has told of last
 
 	mu       sync.Mutex
 	cfg      *config.Config
@@ -227,7 +228,11 @@ func (d *daemon) examine(ctx context.Context, read bool) (*health.Report, error)
 // told takes in what the checks found.
 func (d *daemon) told(ctx context.Context, r *health.Report) {
 	cfg := d.settings()
-	d.tellHealth(ctx, d.cmd, cfg, r)
+	// A new tenant is backed up within a minute: that it is not yet is no news.
+	if d.before != nil {
+		d.tellHealth(ctx, d.cmd, cfg, r.Lasting(d.before))
+	}
+	d.before = r
 	if path := cfg.MetricsFile; path != "" {
 		if err := metrics.WriteFile(path, buildVersion().Version, r); err != nil {
 			d.log.Error("the metrics could not be written", "error", err)

@@ -123,6 +123,18 @@ func (s *serving) signal(sig os.Signal) {
 	}
 }
 
+// end waits for the end of the process, and returns how it ended.
+func (s *serving) end() error {
+	s.t.Helper()
+	select {
+	case err := <-s.done:
+		return err
+	case <-time.After(time.Minute):
+		s.t.Fatal("the process does not end")
+		return nil
+	}
+}
+
 // Two processes on one database: one makes the backups that are due, the other takes
 // over when it is killed, and stops cleanly while a backup is at work.
 func TestServe(t *testing.T) {
@@ -178,7 +190,7 @@ func TestServe(t *testing.T) {
 	b.waitFor("the second one waits", func() bool { return strings.Contains(b.text(), "another process leads") })
 	b.waitForMetric(`tenantkeep_server_leading 0`)
 	a.signal(syscall.SIGKILL)
-	if err := <-a.done; err == nil {
+	if err := a.end(); err == nil {
 		t.Error("it was killed, and ended well")
 	}
 	b.waitForMetric(`tenantkeep_server_leading 1`)
@@ -196,7 +208,7 @@ func TestServe(t *testing.T) {
 		return err == nil && len(marks) == 1
 	})
 	b.signal(syscall.SIGTERM)
-	if err := <-b.done; err != nil {
+	if err := b.end(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
 	for folder, want := range map[string]int{"manifests": 1, "runs": 0} {

@@ -281,6 +281,20 @@ func (r *Report) Bad() []Check {
 	return bad
 }
 
+// Lasting is the report without what the report before did not show: each check is
+// as bad as it was in both. What mends itself within minutes is not worth a message.
+func (r *Report) Lasting(before *Report) *Report {
+	l := *r
+	l.State, l.Checks = OK, slices.Clone(r.Checks)
+	for i := range l.Checks {
+		c := &l.Checks[i]
+		was, _ := before.Check(c.Name)
+		c.State = min(c.State, was.State)
+		l.State = max(l.State, c.State)
+	}
+	return &l
+}
+
 // called is a name as it stands in a sentence: quoted where it is not one plain
 // word.
 func called(name string) string {

@@ -155,6 +155,7 @@ func TestChecks(t *testing.T) {
 		}, ""},
 		"due now":      {func(f *Facts, _ *Targets) { f.Schedule = Schedule{Known: true, Due: now.Add(-time.Minute)} }, ""},
 		"next too big": {func(f *Facts, _ *Targets) { f.Disk.Free = 999 }, "disk critical: 999 B free, and the largest of the last backups has 1.0 kB: the next may not fit"},
+		"hardly any":   {func(f *Facts, _ *Targets) { f.Disk.Free = 1 << 20 }, "disk critical: only 1.0 MB free"},
 		"disk for ten": {func(f *Facts, _ *Targets) { g := 1e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, "disk warning: 1.0 TB free, which is enough for 10.0 days: the backups grow by 100 GB a day"},
 		"disk for two": {func(f *Facts, _ *Targets) { g := 5e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, "disk critical: 1.0 TB free, which is enough for 2.0 days"},
 		"disk shrinks": {func(f *Facts, _ *Targets) { g := -5e11; f.Disk.Free, f.Disk.Growth = 1e12, &g }, ""},
@@ -281,5 +282,18 @@ func TestPublic(t *testing.T) {
 	}
 	if again, err := json.Marshal(r); err != nil || string(again) != string(full) {
 		t.Error("the report itself was changed")
+	}
+}
+
+func TestLasting(t *testing.T) {
+	t.Parallel()
+	before := &Report{Checks: []Check{{Name: "a", State: Warning}, {Name: "b", State: Critical}, {Name: "c"}}}
+	now := &Report{State: Critical, Checks: []Check{{Name: "a", State: Critical}, {Name: "b"}, {Name: "c", State: Critical}, {Name: "new", State: Critical}}}
+	l := now.Lasting(before)
+	if bad := l.Bad(); len(bad) != 1 || bad[0].Name != "a" || bad[0].State != Warning || l.State != Warning {
+		t.Errorf("%v, %+v", l.State, bad)
+	}
+	if now.State != Critical || len(now.Bad()) != 3 {
+		t.Errorf("the report itself was changed: %+v", now)
 	}
 }

@@ -30,6 +30,9 @@ func (j *judge) repository() {
 	j.close(v, fmt.Sprintf("%s in %s", english.Plural(len(j.Backups), "backup", ""), j.Repository.Location))
 }
 
+// leastFree is how many bytes must be free even where no backup is that large.
+const leastFree = 50 << 20
+
 // diskSoon is how many days before the end of the space it is critical.
 const diskSoon = 3
 
@@ -49,8 +52,11 @@ func (j *judge) disk() {
 		r.DaysLeft = &days
 	}
 	const remedy = "enlarge the disk, or let fewer backups stay (--retention-policy) and run tenantkeep cleanup"
-	if next := j.largest(); next > d.Free {
+	switch next := j.largest(); {
+	case next > d.Free:
 		v.find(Critical, fmt.Sprintf("%s free, and the largest of the last backups has %s: the next may not fit", size(d.Free), size(next)), remedy)
+	case d.Free < leastFree:
+		v.find(Critical, fmt.Sprintf("only %s free", size(d.Free)), remedy)
 	}
 	if r.DaysLeft != nil && *r.DaysLeft < float64(max(j.targets.MinDays, diskSoon)) && j.targets.MinDays > 0 {
 		state := Warning
