@@ -150,6 +150,8 @@ type cleanup struct {
 	logs    []logFile
 	schemas []restore.Dropped
 	kept    []restore.Replaced // in the database
+	// pending are media folders that have not followed their schemas yet.
+	pending []restore.LeftFolder
 
 	removed map[string]bool // names of items
 	files   int64           // removed from the repository, with log files
@@ -177,10 +179,8 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 			return err
 		}
 	}
-	if goes := c.going(); len(goes) > 0 {
-		if err := a.ui().Confirm(ctx, "Remove "+summaryOf(goes)+"?", opts.Yes); err != nil {
-			return err
-		}
+	if err := c.confirm(ctx); err != nil {
+		return err
 	}
 	if err := c.noteRemoving(ctx); err != nil {
 		return err
@@ -196,6 +196,19 @@ func runCleanup(ctx context.Context, a *app, cfg *config.Config, opts CleanupOpt
 		}
 	}
 	return c.verdict(err)
+}
+
+// confirm asks about what is going to be done.
+func (c *cleanup) confirm(ctx context.Context) error {
+	goes := c.going()
+	question := "Remove " + summaryOf(goes) + "?"
+	switch {
+	case len(goes)+len(c.pending) == 0:
+		return nil
+	case len(goes) == 0:
+		question = "Put " + ui.Plural(int64(len(c.pending)), "media folder") + " in place?"
+	}
+	return c.ui().Confirm(ctx, question, c.opts.Yes)
 }
 
 // noteRemoving notes in the audit trail what is about to be removed.
@@ -283,6 +296,11 @@ func (c *cleanup) verdict(err error) error {
 	for _, d := range c.schemas {
 		if len(d.Dependents) > 0 {
 			err = errors.Join(err, fmt.Errorf("schema %s could not be dropped, because something depends on it", ui.Safe(d.Name)))
+		}
+	}
+	for _, d := range c.schemas {
+		if d.Waits != "" {
+			err = errors.Join(err, fmt.Errorf("schema %s stays: %s", ui.Safe(d.Name), ui.Safe(d.Waits)))
 		}
 	}
 	if c.plan != nil {

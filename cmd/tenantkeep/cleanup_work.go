@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,6 +112,9 @@ func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
 		return err
 	}
 	c.schemas, err = restore.DropOwn(ctx, restore.DropOptions{Server: c.target, Before: c.before(), DryRun: true, Media: c.media})
+	if err == nil {
+		c.pending, err = pendingMedia(ctx, c.target, c.media)
+	}
 	return err
 }
 
@@ -159,7 +163,7 @@ func (c *cleanup) work(ctx context.Context) error {
 		errs = append(errs, c.cleanBackups(ctx))
 	}
 	c.rule.Dead = nil // until it is certain that no restore is at work
-	if len(c.schemas) > 0 || slices.ContainsFunc(c.fates, func(d retention.Decision) bool { return !d.Keep && d.Has(retention.Dead) }) {
+	if len(c.schemas)+len(c.pending) > 0 || slices.ContainsFunc(c.fates, func(d retention.Decision) bool { return !d.Keep && d.Has(retention.Dead) }) {
 		errs = append(errs, c.cleanDatabase(ctx))
 	}
 	if c.places != nil {
@@ -298,6 +302,7 @@ func (c *cleanup) cleanDatabase(ctx context.Context) error {
 	shown := c.schemas
 	list, err := restore.DropOwn(ctx, restore.DropOptions{
 		Server: c.target, Before: c.before(), Kept: c.settlePoints, Media: c.media,
+		Note: func(text string) { c.ui().Warnf("%s", ui.Safe(text)) },
 		Only: func(d restore.Dropped) bool {
 			return slices.ContainsFunc(shown, func(s restore.Dropped) bool { return s.Name == d.Name })
 		},
@@ -307,7 +312,7 @@ func (c *cleanup) cleanDatabase(ctx context.Context) error {
 	}
 	c.schemas = list
 	for _, d := range list {
-		if len(d.Dependents) == 0 {
+		if len(d.Dependents) == 0 && d.Waits == "" {
 			c.removed[d.Name] = true
 		}
 	}
@@ -432,8 +437,8 @@ func (c *cleanup) items() []cleanedJSON {
 			kind = "media"
 		}
 		items = append(items, cleanedJSON{
-			Kind: kind, Name: d.Name, Schema: d.Schema, At: d.At.UTC(), Bytes: d.Bytes, Keep: len(d.Dependents) > 0,
-			Reason: reasonOf(d, c.now), Needed: d.Dependents,
+			Kind: kind, Name: d.Name, Schema: d.Schema, At: d.At.UTC(), Bytes: d.Bytes, Keep: len(d.Dependents) > 0 || d.Waits != "",
+			Reason: cmp.Or(d.Waits, reasonOf(d, c.now)), Needed: d.Dependents,
 		})
 	}
 	for i := range items {
@@ -574,6 +579,9 @@ func (c *cleanup) show() error {
 		}
 	}
 	c.tellStrays(c.strays)
+	for _, l := range c.pending {
+		c.ui().Printf("The files of %s wait in %s for their place, which an interrupted restore could not give them any more: this is done first.", ui.Safe(l.Tenant), ui.Safe(l.Name))
+	}
 	switch goes := c.going(); {
 	case len(goes) == 0:
 		c.ui().Printf("There is nothing to remove.")

@@ -287,8 +287,8 @@ func (d *doctor) mediaRoot(ctx context.Context, target *pg.Server, files *media.
 	d.find("media", findingOK, fmt.Sprintf("%s can be read", files.Dir()), "")
 	for _, l := range list {
 		if l.Pending {
-			d.find("media", findingProblem, fmt.Sprintf("the files of schema %s were not put in their place, because a restore was interrupted: they are in %s", ui.Safe(l.Schema), ui.Safe(l.Name)),
-				"tenantkeep cleanup puts them there, and so does the next restore or rollback")
+			d.find("media", findingProblem, fmt.Sprintf("the files of schema %s were not put in their place, because a restore was interrupted: they are in %s", ui.Safe(l.Tenant), ui.Safe(l.Name)),
+				"tenantkeep cleanup puts them there, and so does the next restore or rollback; what is written into the present folder until then is kept beside them")
 		}
 	}
 	return nil

@@ -74,6 +74,9 @@ func (w *mediaWorld) files(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	err := filepath.WalkDir(w.root, func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.Name() == ".tenantkeep" {
+			return fs.SkipDir
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -193,39 +196,209 @@ func TestMedia(t *testing.T) {
 			t.Errorf("left: %s", name)
 		}
 	}
+	// What nothing in the database tells of may be all that is left of the tenant.
 	w.db.Exec(t, "DROP SCHEMA acme CASCADE")
-	mention(t, w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media"), "its folder was there already")
+	for _, more := range []string{"--dry-run", "--yes"} {
+		mention(t, w.run(t, 1, "restore", "--latest", "--schema=acme", "--include-media", more), `files of "acme"`, "--include-media=false", "--existing-media keep", "nothing was changed")
+	}
+	w.write(t, "acme/later", "kept")
+	mention(t, w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--existing-media=keep"), "they stay as they are")
+	if files := live(); files["acme/later"] != "kept" || w.rows(t) != "100" {
+		t.Errorf("the folder was to be kept: %q, %s rows", files, w.rows(t))
+	}
+	w.db.Exec(t, "DROP SCHEMA acme CASCADE")
+	mention(t, w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--existing-media=replace"), "its folder was there already")
 	same("restored into a free place", then, "100")
+	if kept := w.left(t); len(kept) != 1 || w.files(t)[filepath.Base(kept[0])+"/later"] != "kept" {
+		t.Errorf("the folder was to be replaced and kept: %q", kept)
+	}
+	w.run(t, 2, "restore", "--latest", "--existing-media=no")
+}
+
+// A database beside the one of the backup does not get its hands on the folders of
+// that one, whether or not it has such schemas.
+func TestMediaOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.run(t, 0, "backup", "--include-media")
+	w.write(t, "acme/today", "today")
+	before := w.files(t)
+	same := func(what string) {
+		t.Helper()
+		if diff := cmp.Diff(before, w.files(t)); diff != "" {
+			t.Errorf("%s: the files are not what they were:\n%s", what, diff)
+		}
+	}
+	beside := *w
+	beside.flags = append(slices.Clone(w.flags), "--database-url="+pgtest.New(t).URL())
+	for _, more := range []string{"--dry-run", "--yes"} {
+		mention(t, beside.run(t, 1, "restore", "--latest", "--include-media", more), `files of "acme"`, "has no such schema", "nothing was changed")
+		same("into an empty database")
+	}
+	beside.run(t, 0, "restore", "--latest", "--include-media", "--existing-media=keep")
+	same("with the folders kept")
+	mention(t, beside.run(t, 1, "restore", "--latest", "--schema=acme", "--include-media", "--yes"), `files of "acme"`, "the backup is of another database", "nothing was changed")
+	same("over the restored one")
+	beside.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media=false", "--yes")
+	same("without files")
+
+	// A container whose database is new keeps what survived in the volume.
+	first := *w
+	first.db = pgtest.New(t)
+	first.flags = append(slices.Clone(w.flags), "--database-url="+first.db.URL())
+	mention(t, first.run(t, 0, "startup", "--latest", "--include-media"), "they stay as they are")
+	same("at the start of a container")
+	if got := first.rows(t); got != "100" {
+		t.Errorf("at the start of a container %s rows were restored", got)
+	}
+
+	// Nor does a tenant get those of another.
+	mention(t, w.run(t, 1, "restore", "--latest", "--schema=acme", "--include-media", "--as=x", "--media-folder=x=acme/in"), `the media folder of schema "x" is in that of "acme"`)
+	w.db.Exec(t, "DROP SCHEMA globex CASCADE; CREATE SCHEMA other")
+	w.write(t, "other/file", "of other")
+	before = w.files(t)
+	mention(t, w.run(t, 1, "restore", "--latest", "--schema=acme", "--include-media", "--media-folder=acme=other", "--yes"), "have the same media folder")
+	same("into the folder of another")
+
+	// What the other one does with consent is its own: the first leaves it alone.
+	beside.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--existing-media=replace", "--yes")
+	kept := w.left(t)
+	w.run(t, 0, "cleanup", "--only=database", "--keep-replaced=0s", "--yes")
+	if len(kept) != 1 || !slices.Equal(kept, w.left(t)) {
+		t.Errorf("kept was %q, and now there is %q", kept, w.left(t))
+	}
+	beside.run(t, 0, "rollback", "acme", "--yes")
+	if got := w.files(t)["acme/today"]; got != "today" {
+		t.Errorf("rolled back, the live file holds %q", got)
+	}
+}
+
+// Files that belong to no tenant come back with core where they are missing.
+func TestMediaOfCore(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.db.Exec(t, "CREATE TABLE public.plans (id int PRIMARY KEY); INSERT INTO public.plans VALUES (1)")
+	w.write(t, "shared/icons/a", "a")
+	w.run(t, 0, "backup", "--include-media")
+	w.write(t, "shared/logo", "today")
+	w.write(t, "acme/b", "today")
+	if err := os.RemoveAll(filepath.Join(w.root, "shared", "icons")); err != nil {
+		t.Fatal(err)
+	}
+	mention(t, w.run(t, 0, "restore", "--latest", "--schema=core", "--include-media", "--dry-run"), "where they are missing")
+	mention(t, w.run(t, 0, "restore", "--latest", "--schema=core", "--include-media", "--yes"), "1 was missing and is back", "1 media file is there already and stays as before")
+	if files := w.files(t); files["shared/logo"] != "today" || files["shared/icons/a"] != "a" || files["acme/b"] != "today" {
+		t.Errorf("there are %q", files)
+	}
+
+	// Everything comes back on a new machine.
+	empty := *w
+	empty.root = t.TempDir()
+	empty.flags = append(slices.Clone(w.flags), "--database-url="+pgtest.New(t).URL(), "--media-root="+empty.root)
+	empty.run(t, 0, "restore", "--latest", "--include-media")
+	want := map[string]string{"shared/logo": "logo", "shared/icons/a": "a", "acme/b": "b", "acme/img/a.jpg": strings.Repeat("a", 5000)}
+	if diff := cmp.Diff(want, empty.files(t)); diff != "" {
+		t.Error(diff)
+	}
+
+	// Nor does another database get its hands on these.
+	beside := *w
+	beside.flags = append(slices.Clone(w.flags), "--database-url="+pgtest.New(t).URL())
+	if err := os.RemoveAll(filepath.Join(w.root, "shared", "icons")); err != nil {
+		t.Fatal(err)
+	}
+	mention(t, beside.run(t, 1, "restore", "--latest", "--schema=core", "--include-media", "--yes"), "the backup is of another database")
+	if files := w.files(t); files["shared/icons/a"] != "" {
+		t.Errorf("there are %q", files)
+	}
+}
+
+// What only looks like a folder of a restore belongs to the user.
+func TestMediaLookalikes(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.write(t, "x__staging_20200101_000000/file", "mine")
+	w.write(t, "acme__replaced_20200101_000000/file", "mine")
+	w.run(t, 0, "backup", "--include-media")
+	w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--yes")
+	w.run(t, 0, "cleanup", "--only=database", "--keep-replaced=0s", "--yes")
+	if files := w.files(t); files["x__staging_20200101_000000/file"] != "mine" || files["acme__replaced_20200101_000000/file"] != "mine" || len(w.left(t)) != 2 {
+		t.Errorf("there is left: %q", w.left(t))
+	}
+	if out := w.run(t, 0, "doctor"); strings.Contains(out, "20200101") {
+		t.Errorf("doctor counts them as its own: %s", out)
+	}
+}
+
+// noted are the lines of the note of a move.
+func noted(t *testing.T, note string) []string {
+	t.Helper()
+	text, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(text))
+}
+
+func writeNote(t *testing.T, note string, lines []string) {
+	t.Helper()
+	if err := os.WriteFile(note, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unplace brings the newest move of folders into the state in which a process leaves
+// it that dies when the transaction of the swap has just been committed.
+func (w *mediaWorld) unplace(t *testing.T) {
+	t.Helper()
+	notes, err := filepath.Glob(filepath.Join(w.root, ".tenantkeep", "*"))
+	if err != nil || len(notes) == 0 {
+		t.Fatalf("notes: %q, %v", notes, err)
+	}
+	var newest string
+	var lines []string
+	var move struct{ Folder, Incoming, Replaced, Placed string }
+	for _, note := range notes {
+		l := noted(t, note)
+		m := move
+		if err := json.Unmarshal([]byte(l[len(l)-1]), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Placed > move.Placed {
+			newest, lines, move = note, l, m
+		}
+	}
+	writeNote(t, newest, lines[:len(lines)-1])
+	for _, step := range [][2]string{{move.Folder, move.Incoming}, {move.Replaced, move.Folder}} {
+		if step[0] == "" || step[1] == "" {
+			continue
+		}
+		if err := os.Rename(filepath.Join(w.root, step[0]), filepath.Join(w.root, step[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A restore that ends between the schema and its folder is completed by the next
 // run, and what a dead one left is removed.
 func TestMediaAfterKill(t *testing.T) {
 	t.Parallel()
-	for _, next := range [][]string{{"cleanup", "--yes", "--only=database"}, {"rollback", "acme", "--yes"}, {"restore", "--latest", "--schema=globex", "--include-media", "--yes"}} {
+	for _, next := range [][]string{{"cleanup", "--yes", "--only=database", "--keep-replaced=0s"}, {"rollback", "acme", "--yes"}, {"restore", "--latest", "--schema=globex", "--include-media", "--yes"}} {
 		w := newMediaWorld(t)
 		w.run(t, 0, "backup", "--include-media")
 		w.write(t, "acme/b", "today")
 		w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--yes")
-		// As it was when the transaction of the swap had just been committed.
-		kept, err := filepath.Glob(filepath.Join(w.root, "acme__replaced_*"))
-		if err != nil || len(kept) != 1 {
-			t.Fatalf("kept %q, %v", kept, err)
+		w.unplace(t)
+		mention(t, w.run(t, 1, "doctor"), "problem  media", "were not put in their place")
+		mention(t, w.run(t, 0, "backup", "--include-media"), "wait in acme__staging_")
+
+		// Without the label of its schema nobody would know what the folder is for.
+		flags := w.flags
+		for _, f := range [][]string{flags[:2], append(slices.Clone(flags), "--media-root="+t.TempDir())} {
+			w.flags = f
+			mention(t, w.run(t, 3, "cleanup", "--yes", "--only=database", "--keep-replaced=0s"), "stays", "media folder belongs to it")
 		}
-		incoming := w.db.Query(t, `SELECT substring(obj_description(oid, 'pg_namespace') FROM '\{.*')::json -> 'media' ->> 'incoming' FROM pg_namespace WHERE nspname LIKE 'acme__replaced%'`)
-		staging := filepath.Join(w.root, incoming[0])
-		for _, move := range [][2]string{{"acme", staging}, {kept[0], "acme"}} {
-			for i, name := range move {
-				if !filepath.IsAbs(name) {
-					move[i] = filepath.Join(w.root, name)
-				}
-			}
-			if err := os.Rename(move[0], move[1]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		w.write(t, "globex__staging_20261123_100000/half", "of a restore that died")
-		mention(t, w.run(t, 1, "doctor"), "problem  media", "were not put in their place", "globex__staging_20261123_100000")
+		w.flags = flags
 
 		w.run(t, 0, next...)
 		want := "b"
@@ -238,6 +411,91 @@ func TestMediaAfterKill(t *testing.T) {
 		}
 		if slices.ContainsFunc(w.left(t), func(name string) bool { return strings.Contains(name, "__staging_") }) {
 			t.Errorf("after %s there is left: %q", next[0], w.left(t))
+		}
+		if next[0] != "cleanup" {
+			continue
+		}
+		// The folder took its place a moment ago: its time begins now, with that of its
+		// schema.
+		mention(t, w.run(t, 0, "cleanup", "--dry-run", "--only=database", "--keep-replaced=1h"), "nothing to remove")
+		w.run(t, 0, "rollback", "acme", "--yes")
+		if got := w.files(t)["acme/b"]; got != "today" {
+			t.Errorf("rolled back, the live file holds %q", got)
+		}
+	}
+}
+
+// A rollback that ends there has the folder that was live once waiting for its place.
+func TestMediaAfterKilledRollback(t *testing.T) {
+	t.Parallel()
+	for _, gone := range []bool{false, true} { // whether anything is live that the rollback replaces
+		w := newMediaWorld(t)
+		w.run(t, 0, "backup", "--include-media")
+		w.write(t, "acme/b", "today")
+		w.run(t, 0, "restore", "--latest", "--schema=acme", "--include-media", "--yes")
+		if gone {
+			w.db.Exec(t, "DROP SCHEMA acme CASCADE")
+		}
+		w.run(t, 0, "rollback", "acme", "--yes")
+		w.unplace(t)
+		mention(t, w.run(t, 1, "doctor"), "were not put in their place")
+		for range 2 {
+			w.run(t, 0, "cleanup", "--yes", "--only=database", "--keep-replaced=0s")
+			if got := w.files(t)["acme/b"]; got != "today" {
+				t.Errorf("after a cleanup the live file holds %q, and there are %q", got, w.left(t))
+			}
+		}
+		if len(w.left(t)) != 0 {
+			t.Errorf("there is left: %q", w.left(t))
+		}
+	}
+}
+
+// A restore into a free place that ends before its schema appears leaves nothing in
+// the way of the next one, and nothing is lost that it replaced.
+func TestMediaAfterKillInFreePlace(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.run(t, 0, "backup", "--include-media")
+	w.write(t, "acme/b", "today")
+	w.db.Exec(t, "DROP SCHEMA acme, globex CASCADE")
+	w.run(t, 0, "restore", "--latest", "--all", "--include-media", "--existing-media=replace", "--yes")
+	notes, err := filepath.Glob(filepath.Join(w.root, ".tenantkeep", "*"))
+	if err != nil || len(notes) != 1 {
+		t.Fatalf("notes: %q, %v", notes, err)
+	}
+	lines := noted(t, notes[0])
+	writeNote(t, notes[0], lines[:len(lines)-1])
+	w.db.Exec(t, "COMMENT ON SCHEMA acme IS 'tenantkeep: restore of x not finished'")
+	if got := w.files(t)["acme/b"]; got != "b" {
+		t.Fatalf("the live file holds %q", got)
+	}
+	mention(t, w.run(t, 1, "restore", "--latest", "--all", "--include-media", "--yes"), `files of "acme"`)
+	mention(t, w.run(t, 0, "restore", "--latest", "--all", "--include-media", "--existing-media=keep", "--yes"), "they stay as they are")
+	if got := w.files(t)["acme/b"]; got != "today" || len(w.left(t)) != 0 {
+		t.Errorf("the live file holds %q, and there are %q", got, w.left(t))
+	}
+}
+
+// The owner of a schema can write its label, and gets no folder of others by that.
+func TestMediaForgedLabel(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.write(t, "globex/file", "of the backup")
+	w.run(t, 0, "backup", "--include-media")
+	w.write(t, "globex/file", "today")
+	w.run(t, 0, "restore", "--latest", "--schema=globex", "--include-media", "--yes")
+	w.unplace(t)
+	label := w.db.Query(t, `SELECT substring(obj_description(oid, 'pg_namespace') FROM '\{.*') FROM pg_namespace WHERE nspname LIKE 'globex__replaced%'`)[0]
+	w.db.Exec(t, `COMMENT ON SCHEMA `+w.db.Query(t, `SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname LIKE 'globex__replaced%'`)[0]+` IS NULL`)
+	w.run(t, 0, "restore", "--latest", "--schema=acme", "--yes", "--include-media=false")
+	name := w.db.Query(t, `SELECT quote_ident(nspname) FROM pg_namespace WHERE nspname LIKE 'acme__replaced%'`)[0]
+	for _, forged := range []string{label, strings.Replace(label, `"globex"`, `"acme"`, 1)} {
+		w.db.Exec(t, `COMMENT ON SCHEMA `+name+` IS 'tenantkeep: `+forged+`'`)
+		w.run(t, 1, "rollback", "acme", "--yes")
+		w.run(t, 0, "cleanup", "--only=database", "--yes")
+		if got := w.files(t)["globex/file"]; got != "today" {
+			t.Errorf("with %s the file of globex holds %q", forged, got)
 		}
 	}
 }

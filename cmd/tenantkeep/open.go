@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
+	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/storage"
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
@@ -63,6 +66,22 @@ func knownMedia(cfg *config.Config) (*media.Root, error) {
 		return nil, asUsage(err)
 	}
 	return root, nil
+}
+
+// pendingMedia lists the media folders of tenants that have not followed their schemas
+// yet, because a restore was interrupted. A root that is not known or not there has
+// none.
+func pendingMedia(ctx context.Context, target *pg.Server, root *media.Root) ([]restore.LeftFolder, error) {
+	if root == nil || root.Ready(ctx) != nil {
+		return nil, nil
+	}
+	conn, err := target.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(conn)
+	list, err := restore.LeftMedia(ctx, conn, root)
+	return slices.DeleteFunc(list, func(l restore.LeftFolder) bool { return !l.Pending }), err
 }
 
 // mediaFlags are the settings about the tenants' files.

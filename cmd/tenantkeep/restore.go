@@ -44,6 +44,7 @@ type RestoreOptions struct {
 	Resume         bool
 	Incomplete     bool
 	LeaveOutLinks  bool
+	ExistingMedia  string // keep or replace; empty: see restore.Existing
 	SwapTimeout    time.Duration
 	NoOwner        bool
 	NoPrivileges   bool
@@ -76,6 +77,7 @@ func (o *RestoreOptions) AddFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Resume, "resume", false, "swap in what an earlier restore has staged and could not swap in")
 	flags.BoolVar(&o.Incomplete, "allow-incomplete", false, "replace a live schema although objects or files of the restored one could not be made")
 	flags.BoolVar(&o.LeaveOutLinks, "leave-out-links", false, "put media back without the links that lead out of their folder")
+	flags.StringVar(&o.ExistingMedia, "existing-media", "", "what becomes of media folders with files where a schema has a free place, or the backup is of another database: `keep|replace`")
 	flags.DurationVar(&o.SwapTimeout, "swap-timeout", time.Minute, "how long to try to get the locks for a swap")
 	flags.BoolVar(&o.NoOwner, "no-owner", false, "leave objects to the role that restores them")
 	flags.BoolVar(&o.NoPrivileges, "no-privileges", false, "leave grants out")
@@ -94,6 +96,9 @@ func (o *RestoreOptions) wanted(cfg *config.Config) wanted {
 
 // check refuses what makes no sense together.
 func (o *RestoreOptions) check() error {
+	if m := restore.Existing(o.ExistingMedia); m != "" && m != restore.ExistingKept && m != restore.ExistingReplaced {
+		return usagef("--existing-media: %q is neither keep nor replace", o.ExistingMedia)
+	}
 	if o.Baseline || o.Template != "" || len(o.Set) > 0 {
 		return o.checkBaseline()
 	}
@@ -148,7 +153,9 @@ in which it appears. Many new tenants can be made at once.
 
 With --include-media the files of the tenants are put back too: beside the folder
 in --media-root, whose place they take by a rename right after the schema. What
-they replace is kept, and rollback brings it back together with the schema.
+they replace is kept, and rollback brings it back together with the schema. Where
+there are files of a tenant that the database does not have, or the backup is of
+another database, the restore refuses: --existing-media says what becomes of them.
 
 Rows that register a tenant in shared tables are put back in that transaction
 where they are missing, and reported where they differ from the backup.
@@ -247,12 +254,12 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if backup.Manifest.Format == 0 {
 		return a.restoreOriginal(ctx, cmd, cfg, opts, target, places, from, backup)
 	}
-	files, err := opts.media(cfg, backup.Manifest)
+	files, rowsOnly, err := opts.media(cfg, backup.Manifest)
 	if err != nil {
 		return err
 	}
 	o := restore.Options{
-		Media: files, LeaveOutLinks: opts.LeaveOutLinks,
+		Media: files, RowsOnly: rowsOnly, LeaveOutLinks: opts.LeaveOutLinks, Existing: restore.Existing(opts.ExistingMedia),
 		Server: target, Repo: from.Repo, Manifest: backup.Manifest, Schemas: opts.Schemas, Jobs: cfg.Jobs,
 		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Replace: opts.fill == nil, As: opts.As, Tables: opts.Tables, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
@@ -292,20 +299,26 @@ func (a *app) restoreAndShow(ctx context.Context, o restore.Options, opts Restor
 	return err
 }
 
-// media returns where the files are that are put back; nil: these stay as they
-// are.
-func (o *RestoreOptions) media(cfg *config.Config, m *manifest.Manifest) (*media.Root, error) {
-	switch asked := cfg.Source("include-media").Kind == config.FromFlag; {
+// media returns where the files are, nil where that is not known, and whether they
+// stay as they are.
+func (o *RestoreOptions) media(cfg *config.Config, m *manifest.Manifest) (root *media.Root, rowsOnly bool, err error) {
+	asked := cfg.Source("include-media").Kind == config.FromFlag
+	switch {
 	case len(o.Tables) > 0 && asked && cfg.IncludeMedia:
-		return nil, usagef("--table restores rows of single tables: there are no files of a table")
+		return nil, false, usagef("--table restores rows of single tables: there are no files of a table")
 	case len(o.Tables) > 0:
-		return nil, nil
+		rowsOnly = true
 	case asked && cfg.IncludeMedia && !m.IncludeMedia:
-		return nil, &usageError{err: fmt.Errorf("--include-media: backup %s was taken without media", ui.Safe(m.ID)), hint: "tenantkeep list --format json shows which backups have media_files"}
+		return nil, false, &usageError{err: fmt.Errorf("--include-media: backup %s was taken without media", ui.Safe(m.ID)), hint: "tenantkeep list --format json shows which backups have media_files"}
 	case o.undoes && !asked && m.IncludeMedia: // what was saved with its files goes back with them
-		return knownMedia(cfg)
+	case cfg.IncludeMedia:
+		root, err = mediaRoot(cfg)
+		return root, false, err
+	default:
+		rowsOnly = true
 	}
-	return mediaRoot(cfg)
+	root, err = knownMedia(cfg)
+	return root, rowsOnly, err
 }
 
 // askWhat lets the user choose on the terminal.
@@ -399,7 +412,11 @@ func notEmpty(cmd *cobra.Command, names ...string) error {
 
 // saveRollbackPoints lets a restore save what it is going to replace.
 func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to place, target *pg.Server, o *restore.Options) {
-	o.Point = a.rollbackPoint(cmd, cfg, to, target, o.Media, o.Progress)
+	files := o.Media
+	if o.RowsOnly {
+		files = nil
+	}
+	o.Point = a.rollbackPoint(cmd, cfg, to, target, files, o.Progress)
 	o.Swapped = settlePoint(to, o.Repo == to.Repo)
 	o.PointReady = func(ctx context.Context, info *pg.Info) error {
 		const without = "(--create-rollback=false does without)"

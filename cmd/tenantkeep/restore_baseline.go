@@ -91,7 +91,7 @@ func runRestoreBaseline(ctx context.Context, a *app, cmd *cobra.Command, cfg *co
 		return err
 	}
 	defer unlock()
-	files, err := opts.media(cfg, m)
+	files, rowsOnly, err := opts.media(cfg, m)
 	if err != nil {
 		return err
 	}
@@ -108,8 +108,9 @@ func runRestoreBaseline(ctx context.Context, a *app, cmd *cobra.Command, cfg *co
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = m.ID, []string{entry.Tenant} })
 	a.ui().Printf("Baseline %s, taken %s", ui.Safe(m.ID), ui.Age(m.Timestamp.Time, a.now()))
 	o := restore.Options{
-		Server: target, Repo: from.Repo, Manifest: m, Jobs: cfg.Jobs, Media: files, LeaveOutLinks: opts.LeaveOutLinks,
-		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
+		Server: target, Repo: from.Repo, Manifest: m, Jobs: cfg.Jobs, Media: files, RowsOnly: rowsOnly, LeaveOutLinks: opts.LeaveOutLinks,
+		Existing: restore.Existing(opts.ExistingMedia),
+		NoOwner:  opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun, Preview: !opts.Yes && a.ui().CanAsk(),
 		Registry: registry.Skip, // a template is not its tenant
 		As:       opts.As, New: opts.As != "", Appear: register, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now,

@@ -63,7 +63,11 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 	}
 	defer closeScript()
 	script.AllowOutside, script.Whole = opts.AllowOutside, opts.fill != nil && opts.AllowOutside
-	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1], nil)
+	files, err := knownMedia(cfg)
+	if err != nil {
+		return err
+	}
+	o := a.scriptOptions(cmd, cfg, opts, target, nil, places[1], files, true)
 	o.Schemas = opts.Schemas
 	o.Confirm = func(p *restore.Plan) error {
 		named := opts
@@ -75,9 +79,10 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 
 // scriptOptions are those of a restore from a script, but for what it is to
 // restore and who is asked.
-func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place, files *media.Root) restore.Options {
+func (a *app) scriptOptions(cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, from *repo.Repo, points place, files *media.Root, rowsOnly bool) restore.Options {
 	o := restore.Options{
-		Server: target, Repo: from, Media: files, LeaveOutLinks: opts.LeaveOutLinks, NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
+		Server: target, Repo: from, Media: files, RowsOnly: rowsOnly, LeaveOutLinks: opts.LeaveOutLinks, Existing: restore.Existing(opts.ExistingMedia),
+		NoOwner: opts.NoOwner, NoPrivileges: opts.NoPrivileges, DryRun: opts.DryRun,
 		Replace: opts.fill == nil, As: opts.As, Resume: opts.Resume, Incomplete: opts.Incomplete, SwapTimeout: opts.SwapTimeout,
 		Progress: a.progress(opts.Format), Log: a.logger(cmd, cfg), Now: a.now, Asks: !opts.Yes && a.ui().CanAsk(),
 	}

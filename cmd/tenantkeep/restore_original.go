@@ -37,11 +37,11 @@ type originalRestore struct {
 
 // restoreOriginal restores from a backup of the original system.
 func (a *app) restoreOriginal(ctx context.Context, cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, places []place, from place, b repo.Backup) error {
-	files, err := opts.media(cfg, b.Manifest)
+	files, rowsOnly, err := opts.media(cfg, b.Manifest)
 	if err != nil {
 		return err
 	}
-	r := &originalRestore{app: a, opts: opts, from: from, backup: b, options: a.scriptOptions(cmd, cfg, opts, target, from.Repo, places[1], files)}
+	r := &originalRestore{app: a, opts: opts, from: from, backup: b, options: a.scriptOptions(cmd, cfg, opts, target, from.Repo, places[1], files, rowsOnly)}
 	if err := r.choose(); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (r *originalRestore) open(ctx context.Context) error {
 // openFiles opens the archive of the files of an entry, if it has one and they are to
 // be put back.
 func (r *originalRestore) openFiles(ctx context.Context, e manifest.Schema, s *restore.Script) error {
-	if r.options.Media == nil || e.MediaBackup == "" {
+	if r.options.Media == nil || r.options.RowsOnly || e.MediaBackup == "" {
 		return nil
 	}
 	object, err := r.from.Repo.OpenMedia(ctx, r.backup.Manifest, e)

@@ -141,6 +141,8 @@ type plannedMedia struct {
 	Stored   int64  `json:"stored"` // in the archive of the backup itself
 	Folder   string `json:"folder"`
 	Replaces bool   `json:"replaces"` // there is such a folder now, which is kept beside
+	Kept     bool   `json:"kept"`     // there are files, which stay: those of the backup are left out
+	Adds     bool   `json:"adds"`     // only what is missing comes there
 }
 
 type plannedReference struct {
@@ -176,7 +178,7 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 			now = "about " + ui.Count(s.Live.Rows)
 		}
 		if m := s.Media; m != nil {
-			one.Media = &plannedMedia{m.Files, m.Bytes, m.Stored, m.Folder, m.Replaces}
+			one.Media = &plannedMedia{m.Files, m.Bytes, m.Stored, m.Folder, m.Replaces, m.Kept, m.Adds}
 		}
 		for _, r := range s.References {
 			one.References = append(one.References, plannedReference(r))
@@ -206,8 +208,13 @@ func (a *app) showPlan(p *restore.Plan, opts RestoreOptions) error {
 		for _, r := range s.References {
 			a.ui().Printf("  %s %s will point at the restored %s", r.Kind, ui.Safe(r.Object), ui.Safe(strings.Join(r.Into, ", ")))
 		}
-		if m := s.Media; m != nil {
+		if m := s.Media; m != nil && m.Kept {
+			a.ui().Printf("The files in %s stay as they are, and those of the backup are left out.", ui.Safe(m.Folder))
+		} else if m != nil {
 			kept := ""
+			if m.Adds {
+				kept = ", where they are missing; what is there stays as it is"
+			}
 			if m.Replaces {
 				kept = "; what is there now is kept beside it as …__replaced_…"
 			}

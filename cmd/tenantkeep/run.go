@@ -12,6 +12,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/job"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
 
@@ -57,7 +58,10 @@ func (a *app) parts(cmd *cobra.Command, cfg *config.Config, o backup.Options, fo
 			told, announced = a.announce(ctx, cmd, cfg, first, scheduled), true
 			hooks.note("TYPE", string(first.Type))
 			hooks.note("SCHEMAS", strings.Join(first.Schemas, "\n"))
-			return hooks.begin(ctx)
+			if err := hooks.begin(ctx); err != nil {
+				return err
+			}
+			return a.warnPending(ctx, cfg, first.Server)
 		},
 		Done: func(b *job.Backup) {
 			a.noteBackup(b)
@@ -75,6 +79,19 @@ func (a *app) parts(cmd *cobra.Command, cfg *config.Config, o backup.Options, fo
 			told.end(ctx, done)
 		},
 	}, shown
+}
+
+// warnPending tells of tenants whose files are not those of their rows.
+func (a *app) warnPending(ctx context.Context, cfg *config.Config, target *pg.Server) error {
+	files, err := mediaRoot(cfg)
+	if err != nil {
+		return err
+	}
+	list, err := pendingMedia(ctx, target, files)
+	for _, l := range list {
+		a.ui().Warnf("the files of schema %s wait in %s for their place, since a restore was interrupted: those from before are saved; tenantkeep cleanup puts them in place", ui.Safe(l.Tenant), ui.Safe(l.Name))
+	}
+	return err
 }
 
 // noteBackup tells the audit trail of a backup that was made.

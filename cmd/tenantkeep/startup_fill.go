@@ -146,7 +146,7 @@ func (s *startup) fillFrom(ctx context.Context, from source) error {
 	defer cancel(nil)
 	start := s.cfg.Startup
 	opts := RestoreOptions{
-		Yes: true, NoOwner: start.NoOwner, NoPrivileges: start.NoPrivileges, SwapTimeout: time.Minute,
+		Yes: true, ExistingMedia: string(restore.ExistingKept), NoOwner: start.NoOwner, NoPrivileges: start.NoPrivileges, SwapTimeout: time.Minute,
 		fill: func(ctx context.Context, p *restore.Plan) error { return s.begin(ctx, from, p, cancel) },
 	}
 	err := s.withRestoreHooks(s.cmd, s.cfg, func() error { return from.restore(ctx, opts) })

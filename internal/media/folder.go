@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -27,25 +28,56 @@ var _ Tree = (*Folder)(nil)
 
 // OpenFolder opens the directory with that path below root.
 func OpenFolder(root *os.Root, name string) (*Folder, error) {
-	info, err := root.Lstat(name)
+	sub, err := descend(root, name, false)
+	if err != nil {
+		return nil, err
+	}
+	return &Folder{root: sub, users: map[int]string{}, group: map[int]string{}}, nil
+}
+
+// descend opens the directory with that path below root, or makes it. No element of
+// the path may be a link, which would lead into what belongs to somebody else.
+func descend(root *os.Root, name string, create bool) (_ *os.Root, err error) {
+	at, err := root.OpenRoot(Top)
+	if err != nil || name == Top {
+		return at, err
+	}
+	for element := range strings.SplitSeq(name, "/") {
+		if create {
+			if err := at.Mkdir(element, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+				return nil, errors.Join(err, at.Close())
+			}
+		}
+		next, err := openElement(at, element)
+		if err := errors.Join(err, at.Close()); err != nil {
+			return nil, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// openElement opens a directory that is directly in another one.
+func openElement(at *os.Root, name string) (*os.Root, error) {
+	info, err := at.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return nil, fmt.Errorf("%s is %s, no folder", path.Join(root.Name(), name), describe(info.Mode()))
+		return nil, fmt.Errorf("%s is %s, no folder", path.Join(at.Name(), name), describe(info.Mode()))
 	}
-	sub, err := root.OpenRoot(name)
+	next, err := at.OpenRoot(name)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := sub.Stat(Top)
+	opened, err := next.Stat(Top)
 	if err == nil && !os.SameFile(info, opened) {
-		err = fmt.Errorf("%s was replaced while it was opened", path.Join(root.Name(), name))
+		err = fmt.Errorf("%s was replaced while it was opened", path.Join(at.Name(), name))
 	}
 	if err != nil {
-		return nil, errors.Join(err, sub.Close())
+		return nil, errors.Join(err, next.Close())
 	}
-	return &Folder{root: sub, users: map[int]string{}, group: map[int]string{}}, nil
+	return next, nil
 }
 
 // Close closes the directory.

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -42,9 +40,10 @@ const DefaultPattern = "{schema}"
 
 // Root is a directory with the folders of tenants.
 type Root struct {
-	dir     string
-	pattern []string          // elements
-	folders map[string]string // those that are elsewhere, by schema
+	dir      string
+	pattern  []string          // elements
+	folders  map[string]string // those that are elsewhere, by schema
+	database string            // whose tenants they are; empty: nobody said it
 }
 
 var _ Source = (*Root)(nil)
@@ -86,7 +85,18 @@ func checkFolder(name string) error {
 	if name == Top {
 		return errors.New("it is the media root itself")
 	}
+	if first, _, _ := strings.Cut(name, "/"); first == notesFolder {
+		return errors.New("tenantkeep keeps its notes there")
+	}
 	return checkName(name)
+}
+
+// Of returns the Root for a database, by something that no other one has. Only what
+// restores into that one have moved is touched.
+func (r *Root) Of(database string) *Root {
+	of := *r
+	of.database = database
+	return &of
 }
 
 // Dir is the directory as an absolute path.
@@ -118,7 +128,7 @@ func (r *Root) Folder(t Tenant) (string, error) {
 	elements := make([]string, len(r.pattern))
 	for i, p := range r.pattern {
 		name := strings.NewReplacer("{schema}", t.Schema, "{tenant}", t.Name).Replace(p)
-		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") || len(name) > 255 {
+		if name == "" || name == "." || name == ".." || name == notesFolder || strings.ContainsAny(name, "/\x00") || len(name) > 255 {
 			return "", &RootError{
 				fmt.Sprintf("schema %q, tenant %q: %q cannot be the name of a folder", t.Schema, t.Name, name),
 				"say with --media-folder where its files are",
@@ -136,21 +146,54 @@ func (r *Root) Location(t Tenant) (string, error) {
 }
 
 // Check refuses tenants whose folders are the same, or one in the other.
-func (r *Root) Check(all []Tenant) error {
-	owners := map[string]string{}
-	for _, t := range all {
+func (r *Root) Check(all []Tenant) error { return r.Apart(all, nil) }
+
+// Apart is Check for tenants beside others, among which they may be too. Those may
+// overlap: of what is known by several names one may be out of date.
+func (r *Root) Apart(tenants, others []Tenant) error {
+	mine, theirs := r.owners(tenants), r.owners(others)
+	for _, t := range tenants {
 		folder, err := r.Folder(t)
 		if err != nil {
 			continue // it has none, and opening it says so
 		}
-		if other, taken := owners[folder]; taken {
-			return &RootError{fmt.Sprintf("schemas %q and %q have the same media folder %q", other, t.Schema, folder), "see --media-pattern and --media-folder"}
+		for _, owners := range []map[string][]string{mine, theirs} {
+			for _, other := range owners[folder] {
+				if other != t.Schema {
+					return &RootError{fmt.Sprintf("schemas %q and %q have the same media folder %q", other, t.Schema, folder), "see --media-pattern and --media-folder"}
+				}
+			}
+			if err := inside(folder, t.Schema, owners); err != nil {
+				return err
+			}
 		}
-		owners[folder] = t.Schema
 	}
-	for folder, schema := range owners {
-		for above := parent(folder); above != Top; above = parent(above) {
-			if other, taken := owners[above]; taken {
+	for folder, schemas := range theirs {
+		for _, schema := range schemas {
+			if err := inside(folder, schema, mine); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// owners are the schemas of tenants by their folders.
+func (r *Root) owners(tenants []Tenant) map[string][]string {
+	owners := map[string][]string{}
+	for _, t := range tenants {
+		if folder, err := r.Folder(t); err == nil {
+			owners[folder] = append(owners[folder], t.Schema)
+		}
+	}
+	return owners
+}
+
+// inside refuses a folder of a schema that is in one of another.
+func inside(folder, schema string, owners map[string][]string) error {
+	for above := parent(folder); above != Top; above = parent(above) {
+		for _, other := range owners[above] {
+			if other != schema {
 				return &RootError{fmt.Sprintf("the media folder of schema %q is in that of %q", schema, other), "see --media-pattern and --media-folder"}
 			}
 		}
@@ -177,28 +220,20 @@ func (r *Root) Open(_ context.Context, t Tenant) (OpenTree, error) {
 
 // OpenShared opens the directory without the folders of the tenants, and without
 // what restores keep beside them.
-func (r *Root) OpenShared(_ context.Context, all []Tenant) (OpenTree, error) {
+func (r *Root) OpenShared(_ context.Context, all []Tenant) (_ OpenTree, err error) {
 	root, err := r.open()
 	if err != nil {
 		return nil, err
 	}
-	tree, err := OpenFolder(root, Top)
-	if err := errors.Join(err, root.Close()); err != nil {
+	defer func() { err = errors.Join(err, root.Close()) }()
+	skip, err := r.notShared(root, all)
+	if err != nil {
 		return nil, err
 	}
-	theirs := map[string]bool{}
-	for _, t := range all {
-		if folder, err := r.Folder(t); err == nil {
-			theirs[folder] = true
-		}
+	tree, err := OpenFolder(root, Top)
+	if err != nil {
+		return nil, err
 	}
-	tree.Skip = func(name string) bool { return theirs[name] || IsOwn(path.Base(name)) }
+	tree.Skip = skip
 	return tree, nil
 }
-
-// ownName is the form of the names of folders that restores make beside those of
-// tenants.
-var ownName = regexp.MustCompile(`__(staging|replaced)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
-
-// IsOwn reports whether a folder has a name that restores give to folders.
-func IsOwn(name string) bool { return ownName.MatchString(name) }

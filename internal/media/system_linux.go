@@ -151,6 +151,19 @@ func exchange(dir *os.File, a, b string) error {
 	return err
 }
 
+// renameNew renames an entry of one open directory into another, where nothing may
+// have its name. Where the system cannot see to that the error matches
+// errors.ErrUnsupported.
+func renameNew(from, to *os.File, name string) error {
+	err := control(from, func(fd int) error {
+		return control(to, func(fdTo int) error { return unix.Renameat2(fd, name, fdTo, name, unix.RENAME_NOREPLACE) })
+	})
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return errors.Join(err, errors.ErrUnsupported)
+	}
+	return err
+}
+
 // free is how many bytes a user may still write to the file system of an open
 // directory.
 func free(dir *os.File) (n int64, err error) {

@@ -29,5 +29,7 @@ func syncAll(dir *os.File) error { return dir.Sync() }
 
 func exchange(*os.File, string, string) error { return errors.ErrUnsupported }
 
+func renameNew(*os.File, *os.File, string) error { return errors.ErrUnsupported }
+
 // free is not known.
 func free(*os.File) (int64, error) { return 0, errors.ErrUnsupported }

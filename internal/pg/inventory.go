@@ -46,11 +46,31 @@ func ReadInfo(ctx context.Context, conn *pgx.Conn) (*Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the database's properties: %w", err)
 	}
-	err = conn.QueryRow(ctx, `SELECT system_identifier::text FROM pg_catalog.pg_control_system()`).Scan(&i.SystemIdentifier)
+	i.SystemIdentifier, err = systemIdentifier(ctx, conn)
+	return i, err
+}
+
+func systemIdentifier(ctx context.Context, q Querier) (id string, err error) {
+	err = q.QueryRow(ctx, `SELECT system_identifier::text FROM pg_catalog.pg_control_system()`).Scan(&id)
 	if err != nil && Code(err) != Privilege {
-		return nil, fmt.Errorf("read the system identifier: %w", err)
+		return "", fmt.Errorf("read the system identifier: %w", err)
 	}
-	return i, nil
+	return id, nil
+}
+
+// Identity is what tells a database from all others, also from one that gets its
+// name after it was renamed.
+func Identity(ctx context.Context, q Querier) (string, error) {
+	system, err := systemIdentifier(ctx, q)
+	if err != nil {
+		return "", err
+	}
+	var oid string
+	err = q.QueryRow(ctx, `SELECT oid::text FROM pg_catalog.pg_database WHERE datname = current_database()`).Scan(&oid)
+	if err != nil {
+		return "", fmt.Errorf("identify the database: %w", err)
+	}
+	return system + "/" + oid, nil
 }
 
 // Schema is one schema as the snapshot shows it.

@@ -54,7 +54,7 @@ func (r *run) finish(ctx context.Context) error {
 		switch {
 		case err == nil:
 			u.finished = true
-			u.releaseMedia()
+			r.confirmFree(u)
 		case ctx.Err() != nil || pg.Lost(err):
 			return err
 		default:
@@ -75,7 +75,7 @@ func (r *run) finish(ctx context.Context) error {
 		}
 		for _, u := range units {
 			u.finished = true
-			u.releaseMedia()
+			r.confirmFree(u)
 		}
 	}
 	return nil

@@ -6,14 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
@@ -45,9 +46,11 @@ type label struct {
 	Lacks []int `json:"lacks,omitempty"`
 	// Objects says of core that all of its objects were replaced, not just rows.
 	Objects bool `json:"objects,omitempty"`
-	// Media is how the folder with the tenant's files takes the place of the live
-	// one together with a staged schema, or took it when the schema was replaced.
-	Media *media.Move `json:"media,omitempty"`
+	// Media is the name of the move by which the folder with the tenant's files takes
+	// the place of the live one together with a staged schema, or took it when the
+	// schema was replaced. The move itself is noted in the media root: what stands
+	// here can be written by the owner of the schema.
+	Media string `json:"media,omitempty"`
 	// Registered says that the restore which replaced it changed rows elsewhere
 	// that register the tenant.
 	Registered bool `json:"registered,omitempty"`
@@ -136,16 +139,35 @@ func listLabelled(ctx context.Context, q pg.Querier) ([]labelled, error) {
 }
 
 // belongsTo reports whether a schema of this name can have the label: a comment
-// is copied easily, and states of later versions are not known.
+// is copied easily, its owner could make it out to be another tenant's, and states of
+// later versions are not known.
 func (l label) belongsTo(name string) bool {
-	switch l.State {
-	case stateStaging, stateStaged, stateRecovered:
+	if l.State == stateRecovered {
 		return pg.IsOwn(name)
+	}
+	parts := ownForm.FindStringSubmatch(name)
+	if parts == nil {
+		return false
+	}
+	at, err := time.Parse(ownTime, parts[2])
+	n := 1
+	if err == nil && parts[3] != "" {
+		n, err = strconv.Atoi(parts[3])
+	}
+	if err != nil || name != ownName(l.Schema, parts[1], at, n) {
+		return false
+	}
+	switch l.State {
+	case stateStaging, stateStaged:
+		return parts[1] == "staging"
 	case stateReplaced:
-		return pg.IsOwn(name) && strings.Contains(name, "__replaced_"+l.At.UTC().Format(ownTime))
+		return parts[1] == "replaced" && at.Equal(l.At.UTC().Truncate(time.Second))
 	}
 	return false
 }
+
+// ownForm takes the names of stagings and of replaced schemas apart.
+var ownForm = regexp.MustCompile(`__(staging|replaced)_([0-9]{8}_[0-9]{6})(?:_([0-9]+))?$`)
 
 // StagedBackup is the id of the backup from which the newest schema is that
 // waits to take the place of the given one; empty: there is none.

@@ -1,14 +1,18 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -20,10 +24,24 @@ import (
 // files are those of a unit on their way back.
 type files struct {
 	tenant media.Tenant // whose folder it becomes
-	staged *media.Staging
-	move   *media.Move // once it is known what it replaces
+	move   *media.Move  // nil: they are not staged yet
 	placed bool
+	// occupied says that there are files in the folder before.
+	occupied bool
+	// shared says that they are those of core, of which the missing ones are added.
+	shared bool
 }
+
+// Existing says what becomes of a folder with files that is there already.
+type Existing string
+
+// Without a choice a folder is replaced together with its schema, if the backup is of
+// the same database, and stops the restore otherwise: it may well be that of another
+// database, or all that is left of the tenant.
+const (
+	ExistingKept     Existing = "keep"    // it stays as it is, and the files of the backup are left out
+	ExistingReplaced Existing = "replace" // it is kept beside the restored one, as a replaced one is
+)
 
 // PlannedMedia is what is going to happen to the files of a tenant.
 type PlannedMedia struct {
@@ -31,6 +49,8 @@ type PlannedMedia struct {
 	Stored       int64  // in the archive of the backup itself
 	Folder       string // where they come
 	Replaces     bool   // there is such a folder now
+	Kept         bool   // it has files and stays as it is, so that those of the backup are left out
+	Adds         bool   // only files that are missing come there
 }
 
 // leadsOutRemedy is what to do about links that are refused.
@@ -38,7 +58,7 @@ const leadsOutRemedy = "restore with --leave-out-links, which leaves such links 
 
 // media checks the archives of the files that are to be put back.
 func (p *checker) media(ctx context.Context) error {
-	if p.Media == nil || p.Resume {
+	if p.Media == nil || p.RowsOnly || p.Resume {
 		return nil
 	}
 	if !p.Manifest.IncludeMedia {
@@ -46,14 +66,14 @@ func (p *checker) media(ctx context.Context) error {
 		return nil
 	}
 	if err := p.Media.Ready(ctx); err != nil {
-		f := Finding{Problem: err.Error(), Err: err}
-		if hinted, ok := errors.AsType[*media.RootError](err); ok {
-			f.Remedy = hinted.Hint()
-		}
-		p.find(f)
+		p.findRoot(err)
 		return nil
 	}
+	if err := p.apart(ctx); err != nil {
+		return err
+	}
 	var needed int64
+	var free, foreign []string // tenants with files that are in the way
 	for _, u := range p.archived() {
 		size, err := p.archive(ctx, u)
 		switch {
@@ -67,7 +87,18 @@ func (p *checker) media(ctx context.Context) error {
 			p.find(f)
 		}
 		needed += size
+		if u.files != nil && u.files.occupied && p.Existing == "" {
+			name := strconv.Quote(u.newName(p.As))
+			switch {
+			case !u.core && u.live == nil:
+				free = append(free, name)
+			case !p.sameDatabase():
+				foreign = append(foreign, name)
+			}
+		}
 	}
+	p.findExisting(free, fmt.Sprintf("and database %q has no such %s", p.info.Name, english.PluralWord(len(free), "schema", "")))
+	p.findExisting(foreign, fmt.Sprintf("and the backup is of another database than %q", p.info.Name))
 	if free, err := p.Media.Free(); err == nil && free < needed {
 		p.find(Finding{
 			Problem: fmt.Sprintf("the files need %s, and %s has %s left", humanize.Bytes(uint64(needed)), p.Media.Dir(), humanize.Bytes(uint64(max(free, 0)))),
@@ -82,6 +113,83 @@ func (p *checker) archived() []*unit {
 	return slices.DeleteFunc(slices.Clone(p.units), func(u *unit) bool { return u.file == nil && u.imported == nil })
 }
 
+// findRoot is a finding about the media root.
+func (p *checker) findRoot(err error) {
+	f := Finding{Problem: err.Error(), Err: err}
+	if hinted, ok := errors.AsType[*media.RootError](err); ok {
+		f.Remedy = hinted.Hint()
+	}
+	p.find(f)
+}
+
+// findExisting says that there are files of tenants already, and why that is odd.
+func (p *checker) findExisting(schemas []string, why string) {
+	if len(schemas) == 0 {
+		return
+	}
+	p.find(Finding{
+		Problem: fmt.Sprintf("there is a folder with files of %s in %s already, %s", some(schemas), p.Media.Dir(), why),
+		Remedy: "if these files are those of another database, give --include-media=false, or another directory with --media-root; " +
+			"--existing-media keep restores the rows and leaves such folders as they are, and --existing-media replace keeps them beside the restored ones as …__replaced_…",
+	})
+}
+
+// sameDatabase reports whether the backup is of the target.
+func (p *checker) sameDatabase() bool {
+	d := p.Manifest.Database
+	return d == nil || d.Name == p.info.Name && // the original system does not say it
+		(d.SystemIdentifier == p.info.SystemIdentifier || d.SystemIdentifier == "" || p.info.SystemIdentifier == "")
+}
+
+// apart makes sure that no folder that is to be written to is that of another schema
+// of the database, by any of the names that are known of it.
+func (p *checker) apart(ctx context.Context) error {
+	rows, err := p.main.Query(ctx, `SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'`)
+	if err != nil {
+		return fmt.Errorf("list schemas: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("list schemas: %w", err)
+	}
+	var tenants, others []media.Tenant
+	for _, u := range p.archived() {
+		if !u.core {
+			tenants = append(tenants, p.tenant(u))
+		}
+	}
+	there := map[string]bool{}
+	for _, name := range names {
+		if name != manifest.CoreSchema && !pg.IsOwn(name) {
+			there[name] = true
+			others = append(others, media.Tenant{Schema: name, Name: name})
+		}
+	}
+	for _, e := range p.Manifest.Schemas {
+		if there[e.Schema] {
+			others = append(others, media.Tenant{Schema: e.Schema, Name: e.Tenant})
+		}
+	}
+	if err := p.Media.Apart(tenants, others); err != nil {
+		p.findRoot(err)
+	}
+	p.tenants = slices.Concat(tenants, others)
+	for _, e := range p.Manifest.Schemas {
+		if !e.IsCore() {
+			p.tenants = append(p.tenants, media.Tenant{Schema: e.Schema, Name: e.Tenant})
+		}
+	}
+	return nil
+}
+
+// tenant is whose folder the files of a unit become.
+func (r *run) tenant(u *unit) media.Tenant {
+	if r.As != "" {
+		return media.Tenant{Schema: r.As, Name: r.As}
+	}
+	return media.Tenant{Schema: u.entry.Schema, Name: u.entry.Tenant}
+}
+
 // archive checks that of one unit, and returns how many bytes its files have.
 func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) {
 	e := u.entry
@@ -91,29 +199,20 @@ func (p *checker) archive(ctx context.Context, u *unit) (size int64, err error) 
 	case e.MediaBackup == "" || e.Media == nil:
 		u.note("there are no files of it in the backup: its folder stays as it is")
 		return 0, nil
-	case u.core:
-		if e.Media.Files > 0 {
-			u.note(fmt.Sprintf("its files (%d) are not put back, because the folders of all tenants are among them: take what is needed out of %s with tar",
-				e.Media.Files, e.MediaBackup))
-		}
+	case u.core && e.Media.Files == 0:
 		return 0, nil
 	}
-	f := &files{tenant: media.Tenant{Schema: e.Schema, Name: e.Tenant}}
-	if p.As != "" {
-		f.tenant = media.Tenant{Schema: p.As, Name: p.As}
-	}
-	location, err := p.Media.Location(f.tenant)
+	f, planned, err := p.place(u)
 	if err != nil {
 		return 0, err
 	}
-	there, err := p.Media.Exists(f.tenant)
-	if err != nil {
-		return 0, err
+	planned.Files, planned.Bytes, planned.Stored = e.Media.Files, e.Media.Bytes, e.Media.Size
+	p.plannedSchema(u).Media = planned
+	if f.occupied && p.Existing == ExistingKept {
+		planned.Kept, planned.Replaces, planned.Adds = true, false, false
+		u.note(fmt.Sprintf("there are files in %s already: they stay as they are, and those of the backup are not put back", planned.Folder))
+		return 0, nil
 	}
-	if there && p.As != "" && !p.Over {
-		p.find(Finding{Tenant: e.Tenant, Problem: fmt.Sprintf("there is a folder %s already", location), Remedy: "give another name with --as, or move the folder away"})
-	}
-	p.plannedSchema(u).Media = &PlannedMedia{Files: e.Media.Files, Bytes: e.Media.Bytes, Stored: e.Media.Size, Folder: location, Replaces: there}
 	p.lacking(u)
 	if u.imported == nil && p.checked == nil {
 		if err := p.hash(ctx, e); err != nil {
@@ -152,6 +251,10 @@ func (p *checker) lacking(u *unit) {
 		Kind: "MEDIA", Object: "of " + lost, Err: fmt.Errorf("not saved when the backup was taken, the first: %s", m.Failures[0]),
 		Remedy: "take what is missing from another backup, or from the folder that was replaced",
 	}
+	if u.core { // only what is missing is added, and nothing replaced
+		u.note(fmt.Sprintf("%s could not be saved when the backup was taken, the first: %s", lost, m.Failures[0]))
+		return
+	}
 	if p.Incomplete || plan.Live == nil && !plan.Media.Replaces && !p.New {
 		u.problem(problem)
 		return
@@ -161,6 +264,42 @@ func (p *checker) lacking(u *unit) {
 		Problem: fmt.Sprintf("its archive lacks %s, %v", lost, problem.Err),
 		Remedy:  "restore from another backup, or the rows alone with --include-media=false; or let the files be missing, with restore --allow-incomplete",
 	})
+}
+
+// place is where the files of a unit come, and what is there now.
+func (p *checker) place(u *unit) (*files, *PlannedMedia, error) {
+	if u.core {
+		occupied, err := p.Media.SharedFiles(p.tenants)
+		return &files{shared: true, occupied: occupied}, &PlannedMedia{Folder: p.Media.Dir(), Adds: true}, err
+	}
+	f := &files{tenant: p.tenant(u)}
+	location, err := p.Media.Location(f.tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	occupied, there, err := p.Media.Occupied(f.tenant)
+	f.occupied = occupied
+	return f, &PlannedMedia{Folder: location, Replaces: there}, err
+}
+
+// resumeMedia finds the files that wait with a staged schema. The name of their move
+// is empty where there are none.
+func (p *checker) resumeMedia(u *unit, name string) error {
+	if name == "" {
+		return nil
+	}
+	if p.Media == nil || p.RowsOnly || u.entry.Media == nil {
+		return errors.New("nothing says where they are")
+	}
+	move, err := p.Media.Move(name)
+	if err != nil {
+		return err
+	}
+	if move.Schema != u.target {
+		return fmt.Errorf("the move %s is of schema %q", name, move.Schema)
+	}
+	u.files = &files{move: move}
+	return nil
 }
 
 // putMedia puts the files of all units beside the live ones.
@@ -203,30 +342,43 @@ func (r *run) stageMedia(ctx context.Context, u *unit) (err error) {
 	}
 	defer closer.Close() //nolint:errcheck // it was only read
 	f := u.files
-	f.staged, err = r.Media.Stage(ctx, f.tenant, archive, r.Now(), media.PutOptions{
-		LeaveOutLinks: r.LeaveOutLinks, Progress: func(n int64) { r.Progress.Add(n, 0) },
-	})
+	o := media.PutOptions{LeaveOutLinks: r.LeaveOutLinks, Progress: func(n int64) { r.Progress.Add(n, 0) }}
+	if f.shared {
+		added, err := r.Media.AddShared(ctx, archive, r.tenants, r.Now(), o)
+		if err != nil {
+			return err
+		}
+		u.note(fmt.Sprintf("of the media files that belong to no tenant %s missing and %[2]s back",
+			english.Plural(int(added.Files), "was", "were"), english.PluralWord(int(added.Files), "is", "are")))
+		if added.Kept > 0 {
+			u.note(fmt.Sprintf("%s there already and %s as before: those of the backup can be taken out of %s with tar",
+				english.Plural(int(added.Kept), "media file is", "media files are"), english.PluralWord(int(added.Kept), "stays", "stay"), u.entry.MediaBackup))
+		}
+		noteAll(u, added.Warnings)
+		return nil
+	}
+	move, put, err := r.Media.Stage(ctx, f.tenant, archive, r.Now(), o)
 	if err != nil {
 		return err
 	}
-	f.move = &f.staged.Move
-	for _, w := range f.staged.Warnings.List {
-		u.note("file " + w.String())
-	}
+	f.move = move
+	noteAll(u, put.Warnings)
 	return nil
 }
 
-// aim finds out, right before a swap, which folder the files of a unit replace.
-func (r *run) aim(u *unit) (*media.Move, error) {
+func noteAll(u *unit, warnings media.Problems) {
+	for _, w := range warnings.List {
+		u.note("file " + w.String())
+	}
+}
+
+// aim finds out, right before a swap, which folder the files of a unit replace, and
+// returns the name of the move for the label; empty: there is none.
+func (r *run) aim(u *unit) (string, error) {
 	if u.files == nil || u.files.move == nil {
-		return nil, nil
+		return "", nil
 	}
-	m, err := r.Media.Aim(*u.files.move, r.Now())
-	if err != nil {
-		return nil, err
-	}
-	u.files.move = &m
-	return &m, nil
+	return u.files.move.Name, u.files.move.Aim(r.Now(), false)
 }
 
 // placeMedia gives the files of a unit that is live now the place of the others.
@@ -237,57 +389,81 @@ func (r *run) placeMedia(u *unit) {
 	if f == nil || f.move == nil {
 		return
 	}
-	if err := r.Media.Place(*f.move); err != nil {
+	err := f.move.Place(r.Now())
+	f.placed = err == nil
+	if err == nil {
+		err = f.move.Done(r.Now())
+	}
+	if err != nil {
 		u.problem(Problem{
 			Kind: "MEDIA", Object: "folder " + f.move.Folder, Err: err,
 			Remedy: fmt.Sprintf("the restored files are in %s below the media root: mend the cause, and tenantkeep cleanup puts them in place", f.move.Incoming),
 		})
-		return
+		u.releaseMedia()
 	}
-	f.placed = true
-	u.releaseMedia()
 }
 
 // placeFree gives the files of a unit whose schema has a free place theirs, before
-// the schema is shown: nothing in the database tells of it afterwards.
+// the schema is shown.
 func (r *run) placeFree(u *unit) error {
-	m, err := r.aim(u)
-	if m == nil || err != nil {
+	f := u.files
+	if f == nil || f.move == nil {
+		return nil
+	}
+	if err := f.move.Aim(r.Now(), true); err != nil {
 		return err
 	}
-	if err := r.Media.Place(*m); err != nil {
+	f.placed = true // or in part, which is undone as well
+	if err := f.move.Place(r.Now()); err != nil {
 		return err
 	}
-	u.files.placed = true
-	if m.Out != 0 {
-		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", m.Replaced))
+	if f.occupied {
+		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", f.move.Replaced))
 	}
 	return nil
 }
 
+// confirmFree notes that a schema appeared whose files have their place.
+func (r *run) confirmFree(u *unit) {
+	if u.files == nil || u.files.move == nil {
+		return
+	}
+	if err := u.files.move.Done(r.Now()); err != nil { // the next run sees that the schema is there
+		r.Progress.Note(slog.LevelWarn, u.entry.Tenant, err.Error())
+		u.releaseMedia()
+	}
+}
+
 func (u *unit) releaseMedia() {
-	if u.files != nil && u.files.staged != nil {
-		_ = u.files.staged.Release() // it ends with the process at the latest
+	if u.files != nil && u.files.move != nil {
+		_ = u.files.move.Release() // it ends with the process at the latest
 	}
 }
 
 // undoMedia removes the files of units that failed, and gives the old ones their
-// place back.
-func (r *run) undoMedia(failed []*unit) error {
+// place back. marked are the schemas that are not finished, as their comments say:
+// where the answer to the last commit was lost, the schema may be there.
+func (r *run) undoMedia(failed []*unit, marked []remainder) error {
 	var errs []error
 	for _, u := range failed {
 		f := u.files
-		if f == nil || f.staged == nil {
+		if f == nil || f.move == nil {
 			continue
 		}
-		if u.staged != "" { // it waits for its swap, with the schema
+		made := slices.ContainsFunc(marked, func(m remainder) bool { return m.schema == u.place(u.entry.Schema) })
+		switch {
+		case f.placed && !made:
+			r.confirmFree(u)
+		case u.staged != "" || u.resumed || !made: // it waits with its schema, or was swapped in with it
 			u.releaseMedia()
-			continue
+		default:
+			err := f.move.Revert()
+			if err == nil {
+				err = f.move.Discard()
+			}
+			u.releaseMedia()
+			errs = append(errs, err)
 		}
-		if f.placed {
-			errs = append(errs, r.Media.Revert(*f.move))
-		}
-		errs = append(errs, f.staged.Discard())
 	}
 	return errors.Join(errs...)
 }
@@ -300,151 +476,393 @@ func (u *unit) movedMedia() string {
 	return u.files.move.Replaced
 }
 
+// folders is what the database and the media root together tell of the folders that
+// restores moved.
+type folders struct {
+	moves  []*media.Move
+	labels map[string]labelled // of schemas of tenantkeep's own, by the name of the move
+	shown  map[string]bool     // schemas that are there, and finished
+	// making are the schemas that restores were at work on, by the name that they
+	// were to get.
+	making map[string][]string
+}
+
+// bindMedia is the media root for one database. Nil stays nil.
+func bindMedia(ctx context.Context, q pg.Querier, root *media.Root) (*media.Root, error) {
+	if root == nil {
+		return nil, nil
+	}
+	id, err := pg.Identity(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return root.Of(id), nil
+}
+
+// readFolders looks at both. A root that is not there has no moves.
+func readFolders(ctx context.Context, q pg.Querier, root *media.Root) (*folders, error) {
+	f := &folders{labels: map[string]labelled{}, shown: map[string]bool{}, making: map[string][]string{}}
+	root, err := bindMedia(ctx, q, root)
+	if err != nil || root == nil || root.Ready(ctx) != nil {
+		return f, err
+	}
+	if f.moves, err = root.Moves(); err != nil || len(f.moves) == 0 {
+		return f, err
+	}
+	labels, err := listLabelled(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	schema := map[string]string{}
+	for _, m := range f.moves {
+		schema[m.Name] = m.Schema
+	}
+	for _, l := range labels {
+		if l.Media != "" && schema[l.Media] == l.Schema {
+			f.labels[l.Media] = l
+		}
+		if l.State == stateStaging {
+			f.making[l.Schema] = append(f.making[l.Schema], l.name)
+		}
+	}
+	rows, err := q.Query(ctx, `SELECT nspname::text, coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace`)
+	if err != nil {
+		return nil, fmt.Errorf("list schemas: %w", err)
+	}
+	var name, comment string
+	_, err = pgx.ForEachRow(rows, []any{&name, &comment}, func() error {
+		if _, marked := parseMark(comment); marked {
+			f.making[name] = append(f.making[name], name)
+		} else {
+			f.shown[name] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list schemas: %w", err)
+	}
+	return f, nil
+}
+
+// pending reports whether a schema was swapped, or came back, and its folder has not
+// followed it yet.
+func (f *folders) pending(m *media.Move) bool {
+	if !m.Placed.IsZero() {
+		return false
+	}
+	l, labelled := f.labels[m.Name]
+	return labelled && l.State == stateReplaced || !labelled && m.Free && !m.Stages() && f.shown[m.Schema]
+}
+
+// settling says how to settle what was interrupted.
+type settling struct {
+	at   time.Time
+	note func(string)
+	// removes reports whether what a dead restore made in the database, a schema of
+	// that name, is about to be removed.
+	removes func(schema string) bool
+	// needs reports whether a schema must be settled to go on.
+	needs func(schema string) bool
+	only  string // a schema, of which alone this may be done; empty: all
+}
+
 // settleMedia completes what a restore that was killed, or could not finish, has
 // left to be done with the folders of tenants, and removes what is of no use. It
 // is for who holds the lock of the database.
-func settleMedia(ctx context.Context, q pg.Querier, root *media.Root, note func(string)) error {
-	if root == nil || root.Ready(ctx) != nil { // whoever needs it says so
-		return nil
-	}
-	list, err := LeftMedia(ctx, q, root)
+func settleMedia(ctx context.Context, q pg.Querier, root *media.Root, s settling) error {
+	f, err := readFolders(ctx, q, root)
 	if err != nil {
 		return err
 	}
-	for _, l := range list {
-		switch {
-		case l.pending != nil:
-			if err := root.Place(*l.pending); err != nil {
-				return err
-			}
-			note(fmt.Sprintf("folder %s is in its place now, as an interrupted restore had meant it", l.pending.Folder))
-		case l.Dead:
-			if err := root.Remove(l.Name); err != nil {
-				return err
-			}
-			note(fmt.Sprintf("removed folder %s, left by a restore that died", l.Name))
+	if s.only == "" && root != nil && root.Ready(ctx) == nil {
+		if err := root.RemoveShared(); err != nil {
+			return err
 		}
+	}
+	for _, m := range f.moves {
+		if s.only != "" && m.Schema != s.only {
+			continue
+		}
+		if busy, err := m.AtWork(); err != nil || busy {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		err := f.settle(m, s)
+		switch {
+		case err == nil:
+		case s.needs(m.Schema):
+			return fmt.Errorf("complete what an earlier restore of %q has left to be done with its files: %w", m.Schema, err)
+		default:
+			s.note(fmt.Sprintf("what an earlier restore of %q has left to be done with its files is still to be done: %v", m.Schema, err))
+		}
+	}
+	return nil
+}
+
+func (f *folders) settle(m *media.Move, s settling) error {
+	_, labelled := f.labels[m.Name]
+	switch {
+	case f.pending(m):
+		if err := m.Place(s.at); err != nil {
+			return err
+		}
+		text := fmt.Sprintf("folder %s is in its place now, as an interrupted restore had meant it", m.Folder)
+		if m.Out != 0 {
+			text += fmt.Sprintf("; what was there until now, with all that was written into it since, is kept as %s", m.Replaced)
+		}
+		s.note(text)
+		return m.Done(s.at)
+	case labelled:
+		return nil
+	case !m.Placed.IsZero():
+		left, err := m.Left()
+		if err != nil || left.Replaced != "" {
+			return err
+		}
+		return m.Forget()
+	case m.Free && m.Stages():
+		return f.settleFree(m, s)
+	}
+	return discard(m, s)
+}
+
+// settleFree settles a move for a schema whose place was free.
+func (f *folders) settleFree(m *media.Move, s settling) error {
+	inPlace, err := m.InPlace()
+	if err != nil {
+		return err
+	}
+	making := f.making[m.Schema]
+	removed := !f.shown[m.Schema] && slices.ContainsFunc(making, s.removes)
+	switch {
+	case inPlace && !removed && !f.shown[m.Schema] && len(making) > 0: // whoever removes the schema decides
+		return nil
+	case inPlace && !removed:
+		return errors.Join(m.Place(s.at), m.Done(s.at))
+	}
+	if err := m.Revert(); err != nil {
+		return err
+	}
+	return discard(m, s)
+}
+
+// discard gives up a move that came to nothing.
+func discard(m *media.Move, s settling) error {
+	left, err := m.Left()
+	if err != nil {
+		return err
+	}
+	if err := m.Discard(); err != nil {
+		return err
+	}
+	if left.Staging != "" {
+		s.note(fmt.Sprintf("removed folder %s, left by a restore that died", left.Staging))
 	}
 	return nil
 }
 
 // LeftFolder is a folder that a restore made or replaced.
 type LeftFolder struct {
-	media.Left
+	Name   string // below the media root
+	At     time.Time
 	Schema string // the schema of tenantkeep's own that it belongs to; empty: none
+	Tenant string // the schema whose files are in it
 	Dead   bool   // it is of no use
 	// Pending says that a schema was swapped, and its folder was not yet.
 	Pending bool
+	AtWork  bool // somebody is at work on it at this moment
 
-	pending *media.Move
+	move    *media.Move
+	staged  bool
+	settled bool // nothing is left to be done
 }
 
 // LeftMedia lists the folders that restores made or replaced.
 func LeftMedia(ctx context.Context, q pg.Querier, root *media.Root) ([]LeftFolder, error) {
-	left, err := root.Left()
-	if err != nil || len(left) == 0 {
-		return nil, err
-	}
-	labels, err := listLabelled(ctx, q)
+	f, err := readFolders(ctx, q, root)
 	if err != nil {
 		return nil, err
 	}
 	var list []LeftFolder
-	for _, l := range left {
-		f := LeftFolder{Left: l}
-		for i := range labels {
-			m := labels[i].Media
-			if m == nil {
-				continue
-			}
-			if m.Incoming == l.Name && (labels[i].State == stateStaged || labels[i].State == stateReplaced) {
-				f.Schema = labels[i].name
-				if labels[i].State == stateReplaced {
-					f.Pending, f.pending = true, m
-				}
-			}
-			if m.Replaced == l.Name && labels[i].State == stateReplaced {
-				f.Schema = labels[i].name
-			}
+	returns := map[string]bool{} // replaced folders that are about to be live again
+	for _, m := range f.moves {
+		left, err := m.Left()
+		if err != nil {
+			return nil, err
 		}
-		f.Dead = f.Schema == "" && l.Kind == "staging" && !l.AtWork
-		list = append(list, f)
+		one := LeftFolder{At: m.At, Tenant: m.Schema, Pending: f.pending(m), move: m, settled: !m.Placed.IsZero()}
+		l, labelled := f.labels[m.Name]
+		if labelled {
+			one.Schema = l.name
+		}
+		if one.AtWork, err = m.AtWork(); err != nil {
+			return nil, err
+		}
+		if one.Pending {
+			one.Name = cmp.Or(left.Staging, left.Returns, m.Folder)
+			returns[left.Returns] = true
+			list = append(list, one)
+		} else if left.Staging != "" {
+			one.Name, one.staged, one.Dead = left.Staging, true, !labelled && !one.AtWork
+			list = append(list, one)
+		}
+		if left.Replaced != "" {
+			one.Name, one.staged, one.Dead, one.Pending = left.Replaced, false, false, false
+			if one.settled {
+				one.At = m.Placed
+			}
+			list = append(list, one)
+		}
 	}
-	return list, nil
+	return slices.DeleteFunc(list, func(l LeftFolder) bool { return returns[l.Name] && !l.Pending }), nil
 }
 
 // noteMedia is a note of settleMedia as a warning.
 func (r *run) noteMedia(text string) { r.Progress.Note(slog.LevelWarn, "", text) }
 
+// settleMedia settles what earlier restores have left.
+func (r *run) settleMedia(ctx context.Context) error {
+	s := settling{
+		at: r.Now(), note: r.noteMedia,
+		removes: func(schema string) bool {
+			return slices.ContainsFunc(r.remains, func(m remainder) bool { return m.schema == schema })
+		},
+		needs: func(schema string) bool {
+			return slices.ContainsFunc(r.units, func(u *unit) bool { return r.tenant(u).Schema == schema })
+		},
+	}
+	if r.New { // others make new tenants meanwhile
+		s.only = r.As
+	}
+	return settleMedia(ctx, r.main, r.Media, s)
+}
+
+// settleMedia settles what restores have left.
+func (r *rollback) settleMedia(ctx context.Context) error {
+	return settleMedia(ctx, r.conn, r.Media, settling{
+		at: r.Now(), note: r.note, removes: func(string) bool { return false },
+		needs: func(schema string) bool {
+			return slices.ContainsFunc(r.backs, func(b Replaced) bool { return b.Schema == schema })
+		},
+	})
+}
+
+// settleMedia settles what restores have left, before the labels go that tell of it.
+func (o *DropOptions) settleMedia(ctx context.Context, q pg.Querier) error {
+	s := settling{
+		at: time.Now(), note: o.Note, needs: func(string) bool { return false },
+		removes: func(schema string) bool {
+			return pg.IsOwn(schema) && (o.Only == nil || o.Only(Dropped{Name: schema}))
+		},
+	}
+	if s.note == nil {
+		s.note = func(string) {}
+	}
+	return settleMedia(ctx, q, o.Media, s)
+}
+
 // backMedia finds out how the folder goes back with a replaced schema. Nil: it
 // does not.
-func (r *rollback) backMedia(back Replaced) (*media.Move, error) {
-	if back.media == nil || r.RowsOnly {
+func (r *rollback) backMedia(back Replaced, live bool) (*media.Move, error) {
+	if back.media == "" || r.RowsOnly {
 		return nil, nil
 	}
+	const rowsOnly = "undo the rows only with --include-media=false"
 	if r.Media == nil {
 		return nil, &UnsupportedError{
 			Reason: fmt.Sprintf("the restore of %q replaced its media folder too, and nothing says where that is", back.Schema),
-			Remedy: "name the directory of the tenants' folders with --media-root, or undo the rows only with --include-media=false",
+			Remedy: "name the directory of the tenants' folders with --media-root, or " + rowsOnly,
 		}
 	}
-	m := media.Move{Folder: back.media.Folder}
-	if back.media.Out != 0 {
-		m.Incoming = back.media.Replaced
+	earlier, err := r.Media.Move(back.media)
+	if err == nil && earlier.Schema != back.Schema {
+		err = fmt.Errorf("the move %s is of schema %q", back.media, earlier.Schema)
 	}
-	m, err := r.Media.Aim(m, r.Now())
+	if err != nil {
+		return nil, &UnsupportedError{
+			Reason: fmt.Sprintf("the restore of %q replaced its media folder too: %v", back.Schema, err),
+			Remedy: "name the directory in which that was with --media-root, or " + rowsOnly,
+		}
+	}
+	m, err := earlier.Back(r.Now(), !live)
 	if err != nil {
 		return nil, fmt.Errorf("schema %q: %w", back.Schema, err)
 	}
-	return &m, nil
+	return m, nil
 }
 
 // placeMedia lets the folder follow a schema that is live again.
 func (r *rollback) placeMedia(x *exchange) error {
-	if x.label.Media == nil {
+	if x.move == nil {
 		return nil
 	}
-	if err := r.Media.Place(*x.label.Media); err != nil {
+	if err := x.move.Place(r.Now()); err != nil {
 		return fmt.Errorf("schema %q is live again, but its files are not yet: %w", x.live.name, err)
 	}
-	return nil
+	return x.move.Done(r.Now())
+}
+
+// since is when a schema, and its folder where that followed later, was replaced.
+func (l *labelled) since(left []LeftFolder) time.Time {
+	at := l.At
+	for _, f := range left {
+		if f.Schema == l.name && f.At.After(at) {
+			at = f.At
+		}
+	}
+	return at
+}
+
+// waits says why a schema must stay although it is old enough to go: with its label
+// goes what is known of its folder. Empty: nothing.
+func (o *DropOptions) waits(l *labelled, left []LeftFolder) string {
+	if l.Media == "" {
+		return ""
+	}
+	if o.Media == nil {
+		return "a media folder belongs to it, and nothing says where that is: name the directory of the tenants' folders with --media-root"
+	}
+	move, err := o.Media.Move(l.Media)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("a media folder belongs to it: %v; if that is not to be had any more, drop the schema by hand", err)
+	case slices.ContainsFunc(left, func(f LeftFolder) bool { return f.Pending && f.Schema == l.name }):
+		return fmt.Sprintf("folder %s has not taken its place yet", move.Incoming)
+	}
+	return ""
 }
 
 // findFolders finds the folders that go: those of schemas that are dropped, and
 // those that belong to no schema and are old enough or of no use.
-func (o *DropOptions) findFolders(ctx context.Context, q pg.Querier, schemas []Dropped) ([]Dropped, error) {
-	if o.Media == nil || o.Media.Ready(ctx) != nil {
-		return nil, nil
-	}
-	left, err := LeftMedia(ctx, q, o.Media)
-	if err != nil {
-		return nil, err
-	}
+func (o *DropOptions) findFolders(left []LeftFolder, schemas []Dropped) []Dropped {
 	var list []Dropped
 	for _, l := range left {
-		goes := slices.ContainsFunc(schemas, func(d Dropped) bool { return d.Name == l.Schema })
-		if l.Pending || l.AtWork || !goes && !l.Dead && (l.Schema != "" || !l.At.Before(o.Before)) {
+		goes := slices.ContainsFunc(schemas, func(d Dropped) bool { return d.Name == l.Schema && d.Waits == "" })
+		if l.Pending || l.AtWork || !l.staged && !l.settled || !goes && !l.Dead && (l.Schema != "" || !l.At.Before(o.Before)) {
 			continue
 		}
-		d := Dropped{Name: l.Name, Schema: l.Schema, Kind: KindFolder, At: l.At}
+		d := Dropped{Name: l.Name, Schema: l.Schema, Kind: KindFolder, At: l.At, folder: l}
 		if o.Only == nil || o.Only(d) {
 			list = append(list, d)
 		}
 	}
-	return list, nil
+	return list
 }
 
 // dropFolders removes folders, now that their schemas are gone.
-func (o *DropOptions) dropFolders(ctx context.Context, q pg.Querier, schemas, folders []Dropped) ([]Dropped, error) {
-	if err := settleMedia(ctx, q, o.Media, func(string) {}); err != nil {
-		return schemas, err
-	}
+func (o *DropOptions) dropFolders(schemas, folders []Dropped) ([]Dropped, error) {
 	for _, d := range folders {
 		i := slices.IndexFunc(schemas, func(s Dropped) bool { return s.Name == d.Schema })
 		if i >= 0 && len(schemas[i].Dependents) > 0 {
 			continue
 		}
-		if err := o.Media.Remove(d.Name); err != nil {
+		remove := d.folder.move.RemoveReplaced
+		if d.folder.staged {
+			remove = d.folder.move.Discard
+		}
+		if err := remove(); err != nil {
 			return schemas, err
 		}
 		schemas = append(schemas, d)

@@ -172,6 +172,9 @@ func (s *script) prepare(ctx context.Context) error {
 	if s.info, err = pg.ReadInfo(ctx, conn); err != nil {
 		return err
 	}
+	if s.Media, err = bindMedia(ctx, conn, s.Media); err != nil {
+		return err
+	}
 	asked := ""
 	if len(s.Schemas) > 0 {
 		asked = s.Schemas[0]
@@ -435,6 +438,9 @@ func (s *script) warnings(ctx context.Context) error {
 
 // restore runs the script and puts the schema into its place.
 func (s *script) restore(ctx context.Context) (err error) {
+	if err := s.settleMedia(ctx); err != nil {
+		return err
+	}
 	if err := s.removeRemains(ctx); err != nil {
 		return err
 	}
@@ -493,7 +499,7 @@ func (s *script) restore(ctx context.Context) (err error) {
 		return fmt.Errorf("name schema %q: %w", u.target, err)
 	}
 	u.finished = true
-	u.releaseMedia()
+	s.confirmFree(u)
 	if err := s.tellNames(ctx, u); err != nil {
 		u.note(err.Error())
 	}

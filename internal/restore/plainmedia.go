@@ -13,7 +13,7 @@ import (
 // of backups are checked.
 func (s *script) media(ctx context.Context) error {
 	u := s.unit
-	if s.Files == nil || s.Media == nil || s.Resume {
+	if s.Files == nil || s.Media == nil || s.RowsOnly || s.Resume {
 		return nil
 	}
 	if u.core {

@@ -101,6 +101,9 @@ func (r *run) preflight(ctx context.Context) error {
 		return err
 	}
 	r.info = info
+	if r.Media, err = bindMedia(ctx, r.main, r.Media); err != nil {
+		return err
+	}
 	if len(r.Tables) > 0 && (r.As == "" || r.named) && len(r.units) == 1 {
 		r.named = true
 		if r.As, err = freeName(ctx, r.main, r.units[0].entry.Schema, "recovered", r.Now()); err != nil {
@@ -763,11 +766,9 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		u.mask.staging, u.mask.made = list[i].name, true
 		u.resumed = true
 		u.lacks = list[i].Lacks
-		if m := list[i].Media; m != nil && p.Media != nil && u.entry.Media != nil {
-			u.files = &files{move: m}
-		} else if m != nil {
+		if err := p.resumeMedia(u, list[i].Media); err != nil {
 			p.find(Finding{
-				Tenant: u.entry.Tenant, Problem: "the files of the tenant wait with its schema, and nothing says where they are",
+				Tenant: u.entry.Tenant, Problem: fmt.Sprintf("the files of the tenant wait with its schema: %v", err), Err: err,
 				Remedy: "give --include-media and --media-root as for the restore",
 			})
 		}

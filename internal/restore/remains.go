@@ -434,7 +434,6 @@ func (r *run) undo(ctx context.Context, err error) error {
 		r.Progress.Note(slog.LevelInfo, "", "Removing what was made of "+some(tenantsOf(failed)))
 	}
 	left, undoErr := r.removeUnits(ctx, failed)
-	undoErr = errors.Join(undoErr, r.undoMedia(failed))
 	if undoErr != nil {
 		undoErr = fmt.Errorf("remove what was made (the next restore does it): %w", undoErr)
 	}
@@ -486,6 +485,7 @@ func (r *run) removeUnits(ctx context.Context, failed []*unit) ([]kept, error) {
 	if err != nil {
 		return nil, err
 	}
+	undoErr := r.undoMedia(failed, marked)
 	var mine []remainder
 	for _, m := range marked {
 		for _, u := range failed {
@@ -494,5 +494,6 @@ func (r *run) removeUnits(ctx context.Context, failed []*unit) ([]kept, error) {
 			}
 		}
 	}
-	return s.removeSchemas(ctx, mine)
+	left, err := s.removeSchemas(ctx, mine)
+	return left, errors.Join(undoErr, err)
 }

@@ -98,9 +98,13 @@ type Options struct {
 	// PointReady says before anything is touched why Point would fail. Nil: it is
 	// not asked.
 	PointReady func(context.Context, *pg.Info) error
-	// Media is where the tenants' files are put back with their schemas. Nil: they
-	// stay as they are.
-	Media *media.Root
+	// Media is where the tenants' files are, which are put back with their schemas.
+	// Nil: it is not known. With RowsOnly they stay as they are.
+	Media    *media.Root
+	RowsOnly bool
+	// Existing says what becomes of folders with files that are there already; empty:
+	// see there.
+	Existing Existing
 	// LeaveOutLinks leaves out links that lead out of their folders, for which files
 	// are not put back otherwise.
 	LeaveOutLinks bool
@@ -199,6 +203,8 @@ type run struct {
 	deferred []failure // statements that failed and are tried again
 
 	partitioned map[tableKey]bool // tables of the target
+
+	tenants []media.Tenant // whose folders are not core's, by all the names that are known of them
 
 	named   bool    // As was chosen here
 	asked   bool    // Confirm was asked, and all is checked again
@@ -339,13 +345,11 @@ func (r *run) recheck(prepare func() error) error {
 // restore makes and fills the schemas. Its error ends the whole run; what
 // concerns one tenant is kept with its unit.
 func (r *run) restore(ctx context.Context) error {
-	if err := r.removeRemains(ctx); err != nil {
+	if err := r.settleMedia(ctx); err != nil { // while the remains tell what did not come to its end
 		return err
 	}
-	if !r.New { // what looks dead may be the folder of somebody who makes a tenant now
-		if err := settleMedia(ctx, r.main, r.Media, r.noteMedia); err != nil {
-			return err
-		}
+	if err := r.removeRemains(ctx); err != nil {
+		return err
 	}
 	for range r.Jobs {
 		s, err := r.newSession(ctx)

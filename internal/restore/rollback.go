@@ -28,7 +28,7 @@ type Replaced struct {
 	oid     uint32
 	comment *string // its own
 	objects bool    // of core: all of its objects
-	media   *media.Move
+	media   string  // name of the move of its folder; empty: that was not touched
 
 	// Registered says that rows elsewhere that register the tenant were changed
 	// when it was replaced. A rollback leaves them as they are.
@@ -174,6 +174,9 @@ func (r *rollback) find(ctx context.Context, lock bool) (err error) {
 	if err := setLockTimeout(ctx, r.conn, lockTimeout); err != nil {
 		return err
 	}
+	if r.Media, err = bindMedia(ctx, r.conn, r.Media); err != nil {
+		return err
+	}
 	err = untilFree(ctx, r.conn, r.Schemas[0], r.SwapTimeout, r.note, func() (err error) {
 		r.all, err = listReplaced(ctx, r.conn)
 		return err
@@ -229,7 +232,7 @@ func (r *rollback) swap(ctx context.Context) (*RollbackResult, error) {
 			Remedy: "roll back core (public) alone, then the tenants",
 		}
 	}
-	if err := settleMedia(ctx, r.conn, r.Media, r.note); err != nil {
+	if err := r.settleMedia(ctx); err != nil {
 		return nil, err
 	}
 	result := &RollbackResult{}
@@ -294,22 +297,24 @@ func (r *rollback) exchange(ctx context.Context, back Replaced, at time.Time) (*
 		incoming: back.Name, comment: commentSQL(back.Schema, own), objects: back.objects,
 		live: live{name: back.Schema}, label: label{State: stateReplaced, Schema: back.Schema, At: at},
 	}
-	var err error
-	if x.label.Media, err = r.backMedia(back); err != nil {
-		return nil, err
-	}
 	if r.core() < 0 { // else the exchange of core looks itself
 		err := untilFree(ctx, r.conn, back.Schema, r.SwapTimeout, r.note, func() error { return parentsInCore(ctx, r.conn, back, r.all) })
 		if err != nil {
 			return nil, err
 		}
 	}
-	err = r.conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return x, nil
-	}
-	if err != nil {
+	err := r.conn.QueryRow(ctx, `SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1`, back.Schema).Scan(&x.live.oid)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("look for schema %q: %w", back.Schema, err)
+	}
+	if x.move, err = r.backMedia(back, x.live.oid != 0); err != nil {
+		return nil, err
+	}
+	if x.move != nil {
+		x.label.Media = x.move.Name
+	}
+	if x.live.oid == 0 {
+		return x, nil
 	}
 	if x.replaced, err = freeName(ctx, r.conn, back.Schema, "replaced", at); err != nil {
 		return nil, err
@@ -337,6 +342,10 @@ type Dropped struct {
 	At         time.Time
 	Bytes      int64
 	Dependents []string // not empty: it is still there
+	// Waits says why it is still there, although its time has passed; empty: it goes.
+	Waits string
+
+	folder LeftFolder // of KindFolder
 }
 
 // DropOptions say which schemas of tenantkeep's own to drop.
@@ -350,8 +359,11 @@ type DropOptions struct {
 	// Only says which of these are to go. Nil: all.
 	Only func(Dropped) bool
 	// Media is where the tenants' files are, of which those go that belong to such
-	// schemas. Nil: it is not known.
+	// schemas. Nil: it is not known, and the schemas stay to which some belong.
 	Media *media.Root
+	// Note is told what was done with folders that interrupted restores have left. Nil:
+	// nobody needs to know.
+	Note func(string)
 	// Kept is told of the replaced schemas before any of them goes, while no
 	// restore is at work; an error keeps them all. It is not called in a dry run.
 	// Nil: nobody needs to know.
@@ -380,14 +392,23 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 			return nil, err
 		}
 	}
-	list, remains, err := o.find(ctx, conn)
+	if o.Media, err = bindMedia(ctx, conn, o.Media); err != nil {
+		return nil, err
+	}
+	if !o.DryRun {
+		if err := o.settleMedia(ctx, conn); err != nil {
+			return nil, err
+		}
+	}
+	left, err := LeftMedia(ctx, conn, o.Media)
 	if err != nil {
 		return nil, err
 	}
-	folders, err := o.findFolders(ctx, conn, list)
+	list, remains, err := o.find(ctx, conn, left)
 	if err != nil {
 		return nil, err
 	}
+	folders := o.findFolders(left, list)
 	if o.DryRun || len(list)+len(folders) == 0 {
 		return append(list, folders...), nil
 	}
@@ -395,15 +416,15 @@ func DropOwn(ctx context.Context, o DropOptions) ([]Dropped, error) {
 	if err := s.set(ctx); err != nil {
 		return nil, err
 	}
-	left, err := s.removeSchemas(ctx, remains)
-	for _, k := range left {
+	kept, err := s.removeSchemas(ctx, remains)
+	for _, k := range kept {
 		i := slices.IndexFunc(list, func(d Dropped) bool { return d.Name == k.schema })
 		list[i].Dependents = k.dependents
 	}
 	if err != nil {
 		return list, err
 	}
-	return o.dropFolders(ctx, conn, list, folders)
+	return o.dropFolders(list, folders)
 }
 
 func (o *DropOptions) tellKept(ctx context.Context, conn *pgx.Conn) error {
@@ -419,16 +440,16 @@ func (o *DropOptions) tellKept(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // find finds the schemas that are to be dropped.
-func (o *DropOptions) find(ctx context.Context, conn *pgx.Conn) (list []Dropped, remains []remainder, err error) {
+func (o *DropOptions) find(ctx context.Context, conn *pgx.Conn, left []LeftFolder) (list []Dropped, remains []remainder, err error) {
 	all, err := listLabelled(ctx, conn)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, l := range all {
-		if l.State == stateRecovered || l.State != stateStaging && !l.At.Before(o.Before) {
+		if l.State == stateRecovered || l.State != stateStaging && !l.since(left).Before(o.Before) {
 			continue
 		}
-		d := Dropped{Name: l.name, Schema: l.Schema, Kind: kindOf(l.State), At: l.At}
+		d := Dropped{Name: l.name, Schema: l.Schema, Kind: kindOf(l.State), At: l.At, Waits: o.waits(&l, left)}
 		err := untilFree(ctx, conn, l.name, defaultSwapTimeout, func(string) {}, func() error {
 			return conn.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(oid)), 0)::int8
 				FROM pg_catalog.pg_class WHERE relnamespace = $1 AND relkind IN ('r', 'm')`, l.oid).Scan(&d.Bytes)
@@ -438,7 +459,9 @@ func (o *DropOptions) find(ctx context.Context, conn *pgx.Conn) (list []Dropped,
 		}
 		if o.Only == nil || o.Only(d) {
 			list = append(list, d)
-			remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+			if d.Waits == "" {
+				remains = append(remains, remainder{oid: l.oid, schema: l.name, backup: l.Backup})
+			}
 		}
 	}
 	return list, remains, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
@@ -45,6 +46,8 @@ type exchange struct {
 	rows *rowSwap
 	// register puts the rows back that register the incoming tenant. Nil: nothing.
 	register func(context.Context, pgx.Tx) error
+	// move brings the files of the incoming tenant. Nil: they stay.
+	move *media.Move
 	// objects says that it is core, whose objects are exchanged one by one.
 	objects bool
 }
@@ -679,13 +682,11 @@ func (r *run) swapUnits(ctx context.Context, units []*unit) error {
 		} else {
 			u.loaded = now
 		}
-		if _, err := r.aim(u); err != nil {
+		moved, err := r.aim(u)
+		if err != nil {
 			return err
 		}
-		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded.at, Horizon: u.loaded.horizon, Comment: u.comment}
-		if u.files != nil {
-			l.Media = u.files.move
-		}
+		l := label{State: stateStaged, Schema: u.target, Backup: cmp.Or(u.mask.origin, r.Manifest.ID), At: r.Now(), Loaded: &u.loaded.at, Horizon: u.loaded.horizon, Comment: u.comment, Media: moved}
 		for _, p := range u.problems {
 			l.Lacks = append(l.Lacks, p.statement)
 		}
