@@ -656,11 +656,12 @@ func TestMediaIncomplete(t *testing.T) {
 		mention(t, w.run(t, 1, append(restore, more)...), `"b" may not be read`, "--allow-incomplete", "--include-media=false", "nothing was changed")
 	}
 	w.db.Exec(t, "DROP SCHEMA acme CASCADE") // the folder alone is reason enough
-	w.run(t, 1, restore...)
+	replace := append(slices.Clone(restore), "--existing-media=replace")
+	mention(t, w.run(t, 1, replace...), `"b" may not be read`)
 	if got := w.files(t)["acme/b"]; got != "b" {
 		t.Errorf("the live file holds %q", got)
 	}
-	mention(t, w.run(t, 3, append(restore, "--allow-incomplete")...), "media of 1 file", "1 file of tenant acme is back", "see above")
+	mention(t, w.run(t, 3, append(replace, "--allow-incomplete")...), "media of 1 file", "1 file of tenant acme is back", "see above")
 	if files := w.files(t); files["acme/b"] != "" || files["acme/img/a.jpg"] == "" {
 		t.Errorf("files: %v", files)
 	}
