@@ -18,7 +18,8 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(withLogs{m}, map[string]func(){
-		"tenantkeep": func() { os.Exit(mainCode()) },
+		"tenantkeep":    func() { os.Exit(mainCode()) },
+		"tenantkeep-at": func() { os.Exit(mainCodeAt()) },
 	})
 }
 

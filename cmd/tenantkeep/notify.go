@@ -261,6 +261,17 @@ func (a *app) tellCleanup(ctx context.Context, cmd *cobra.Command, cfg *config.C
 	a.newOutbox(cmd, cfg, store, channels).Tell(ctx, e)
 }
 
+// flushNotifications delivers what waits, where a scheduled run has nothing to tell.
+func (a *app) flushNotifications(ctx context.Context, cmd *cobra.Command, cfg *config.Config) {
+	channels := a.channels(cfg, true)
+	if len(channels) == 0 {
+		return
+	}
+	if store, err := openStorage(cfg); err == nil { // it was open a moment ago
+		a.newOutbox(cmd, cfg, store, channels).Flush(ctx)
+	}
+}
+
 // isWanted reports whether the setting notify-on asks for an event.
 func isWanted(on map[string]bool, e *notify.Event) bool {
 	switch e.Kind {

@@ -52,6 +52,9 @@ func (n *announced) end(ctx context.Context, done *job.Outcome) {
 	if first.Result != nil {
 		o.Manifest = first.Result.Manifest
 	}
+	if done.Plan != nil {
+		o.Settled = settled(done)
+	}
 	var partial *backup.PartialError
 	if first.Err != nil && !errors.As(first.Err, &partial) {
 		o.Err, o.Hint = wholeError(ctx, first.Err), hintOf(first.Err)
@@ -64,6 +67,21 @@ func (n *announced) end(ctx context.Context, done *job.Outcome) {
 	}
 	o.Before = before(context.WithoutCancel(ctx), n.repo, n.run.Database, o.Manifest)
 	n.running.End(ctx, n.run.Backup(o))
+}
+
+// settled says of which schemas a scheduled run knows that all is well with them
+// although it did nothing about them: nothing of them is due, or they are gone.
+func settled(done *job.Outcome) func(schema string) bool {
+	well := map[string]bool{}
+	for _, d := range done.Plan.Decisions {
+		well[d.Schema] = d.Due == "" && !d.Files
+	}
+	return func(schema string) bool {
+		if is, known := well[schema]; known {
+			return is
+		}
+		return len(done.Scope) == 0
+	}
 }
 
 // wholeError is why a run failed as a whole, without the single tenants, which

@@ -194,6 +194,7 @@ func runSchedule(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Co
 	if done == nil {
 		if err == nil {
 			err = a.tellIdle(plan, cfg, opts.Format)
+			a.flushNotifications(ctx, cmd, cfg)
 		}
 		return err
 	}

@@ -44,7 +44,12 @@ type calendar struct {
 
 func newCalendar(t *testing.T) *calendar {
 	t.Helper()
-	c := &calendar{t: t, dir: t.TempDir(), db: pgtest.New(t), now: time.Date(2026, 11, 20, 0, 0, 5, 0, time.UTC)}
+	return newCalendarOf(t, pgtest.New(t), t.TempDir())
+}
+
+func newCalendarOf(t *testing.T, db *pgtest.Database, dir string) *calendar {
+	t.Helper()
+	c := &calendar{t: t, dir: dir, db: db, now: time.Date(2026, 11, 20, 0, 0, 5, 0, time.UTC)}
 	role := "reader_" + c.db.Name
 	c.role = pgx.Identifier{role}.Sanitize()
 	c.args = []string{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/schedule"
 )
 
 // Step is one backup of a run.
@@ -61,6 +62,7 @@ type Outcome struct {
 	Retained     bool     // retention was done, to its end
 	Err          error    // all that went wrong
 	Kind         Kind
+	Plan         *schedule.Plan // that a scheduled run carried out; nil: there is none
 
 	began bool // Before was called
 }
@@ -86,9 +88,15 @@ func Run(ctx context.Context, steps []Step, p Parts) (*Outcome, error) {
 	if p.Now == nil {
 		p.Now = time.Now
 	}
-	o := &Outcome{Began: p.Now()}
+	o := &Outcome{}
+	return o, o.make(ctx, steps, p)
+}
+
+// make makes a run.
+func (o *Outcome) make(ctx context.Context, steps []Step, p Parts) error {
+	o.Began = p.Now()
 	o.Err = o.run(ctx, steps, p)
-	return o, o.finish(ctx, p)
+	return o.finish(ctx, p)
 }
 
 func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {

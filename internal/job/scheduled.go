@@ -98,8 +98,8 @@ func (s *Schedule) run(ctx context.Context, p Parts) (*schedule.Plan, *Outcome, 
 		// It takes the lock itself, for as long as it needs it.
 		p.Retain = func(ctx context.Context) error { release(); return retain(ctx) }
 	}
-	o, err := Run(ctx, steps, p)
-	return plan, o, err
+	o := &Outcome{Scope: s.Schemas, Plan: plan}
+	return plan, o, o.make(ctx, steps, p)
 }
 
 // lock takes the lock of the database.

@@ -89,6 +89,10 @@ type Event struct {
 	Checks       []Check   `json:"checks,omitempty"` // of health, that are not good
 	CheckCount   int       `json:"check_count,omitempty"`
 
+	// Settled says of a schema outside of Scope, or of WholeRun, whether the run found
+	// out that all is well with it. Nil: of none.
+	Settled func(schema string) bool `json:"-"`
+
 	Comparison *Comparison `json:"comparison,omitempty"` // nil: there is nothing to compare with
 	Advice     []string    `json:"advice,omitempty"`     // what to do next
 

@@ -198,9 +198,10 @@ func (o *Outbox) Tell(ctx context.Context, e *Event) []Delivery {
 	return o.tell(context.WithoutCancel(ctx), e, "")
 }
 
-// Flush delivers what waits. Where nothing does it writes nothing.
+// Flush delivers what waits, runs that were killed among it. Where there is neither
+// it writes nothing.
 func (o *Outbox) Flush(ctx context.Context) []Delivery {
-	if st, err := o.store.load(ctx); err == nil && len(st.Pending) == 0 {
+	if st, err := o.store.load(ctx); err == nil && len(st.Pending) == 0 && len(st.Running) == 0 {
 		return nil
 	}
 	return o.tell(context.WithoutCancel(ctx), nil, "")
@@ -212,6 +213,7 @@ func (o *Outbox) tell(ctx context.Context, e *Event, run string) []Delivery {
 	var fleeting *Event
 	err := o.store.update(ctx, func(st *state) {
 		st.Running = slices.DeleteFunc(st.Running, func(r *Run) bool { return r.ID == run })
+		o.bury(ctx, st)
 		if e != nil {
 			fleeting = o.take(st, e)
 		}
@@ -409,8 +411,8 @@ func (o *Outbox) Status(ctx context.Context) ([]Status, error) {
 	return list, nil
 }
 
-// wholeRun stands for all schemas in what is open of a stream.
-const wholeRun = "*"
+// WholeRun stands for all schemas, where a run failed that was to save all.
+const WholeRun = "*"
 
 // streamOf names the history that an event belongs to.
 func streamOf(e *Event) string {
@@ -428,6 +430,9 @@ func (s *stream) take(e *Event) bool {
 	}
 	was := len(s.Open) > 0
 	s.close(e.Scope)
+	if e.Settled != nil {
+		maps.DeleteFunc(s.Open, func(name, _ string) bool { return e.Settled(name) })
+	}
 	s.open(e)
 	switch {
 	case e.Kind.Bad():
@@ -466,7 +471,7 @@ func (s *stream) open(e *Event) {
 		return
 	}
 	if len(names) == 0 {
-		names = []string{wholeRun}
+		names = []string{WholeRun}
 	}
 	for _, name := range names {
 		if s.Open == nil {

@@ -347,28 +347,35 @@ func TestStorageThatFails(t *testing.T) {
 	}
 }
 
-// TestFullDiskIsNoted: the spare object makes room for the failure that a full
-// disk brings.
+// TestFullDiskIsNoted: spare objects make room for the failures that a full disk
+// brings, also where others take what becomes free.
 func TestFullDiskIsNoted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.run("1", succeeds)
 	good := w.storage
-	spare := filepath.Join(w.dir, "notify", "spare")
-	full := &storagetest.Faulty{Storage: good}
+	full, known := &storagetest.Faulty{Storage: good}, spares
 	full.Before = func(c storagetest.Call) error {
-		if _, err := os.Stat(spare); err == nil && c.Op == storagetest.Write {
-			return &os.PathError{Op: "write", Path: c.Key, Err: syscall.ENOSPC}
+		left, err := filepath.Glob(filepath.Join(w.dir, sparePrefix+"*"))
+		if err == nil && len(left) == known && c.Op == storagetest.Write {
+			err = &os.PathError{Op: "write", Path: c.Key, Err: syscall.ENOSPC}
 		}
-		return nil
+		if c.Op == storagetest.Write {
+			known = len(left)
+		}
+		return err
 	}
 	w.storage = full
 	w.receiver.answer = status(http.StatusInternalServerError)
 	w.run("2", fails)
+	w.run("3", fails)
 	w.storage = good
 	w.receiver.repair()
-	w.run("3", succeeds)
-	w.require("failed 2", "recovered 3")
+	w.run("4", succeeds)
+	w.require("failed 2", "failed 3", "recovered 4")
+	if left, err := filepath.Glob(filepath.Join(w.dir, sparePrefix+"*")); err != nil || len(left) != spares {
+		t.Errorf("%d spare objects are there, %v", len(left), err)
+	}
 }
 
 func TestStateThatCannotBeRead(t *testing.T) {

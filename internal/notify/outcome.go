@@ -20,6 +20,8 @@ type Outcome struct {
 	Err      error              // why the run failed as a whole; nil also where some tenants failed
 	Others   []Problem          // what else the run was to do and could not
 	Hint     string             // what to do about Err, or Others
+
+	Settled func(schema string) bool // see Event
 }
 
 // Backup returns the event of a backup that has ended.
@@ -27,12 +29,13 @@ func (r *Run) Backup(o Outcome) *Event {
 	problems := append(problemsOf(o.Manifest, o.Failures), o.Others...)
 	kind := Succeeded
 	switch {
-	case o.Err != nil || o.Manifest == nil:
+	case o.Err != nil || o.Manifest == nil && len(problems) > 0: // nothing was left to save otherwise
 		kind = Failed
 	case len(problems) > 0:
 		kind = Partial
 	}
 	e := r.Event(kind, o.Ended)
+	e.Settled = o.Settled
 	e.Problems, e.ProblemCount = problems, len(problems)
 	if o.Err != nil {
 		e.Error = o.Err.Error()

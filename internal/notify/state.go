@@ -29,10 +29,12 @@ const (
 	stateFormat = 1
 	maxState    = 64 << 20
 
-	// spareKey is an object that is given up when the disk is full, so that the
-	// failure that comes of it can be noted.
-	spareKey  = statePrefix + "spare"
-	spareSize = 64 << 10
+	// Spare objects are given up when the disk is full, so that the failures that come
+	// of it can be noted: one at a time, since others may take what becomes free, and
+	// the next run meets a full disk again.
+	sparePrefix = statePrefix + "spare_"
+	spares      = 16
+	spareSize   = 8 << 10
 
 	outboxLock = "outbox"
 	runsLock   = "runs"
@@ -69,7 +71,7 @@ type pending struct {
 
 // stream is the history of one job on one database.
 type stream struct {
-	// Open is what went wrong and not well since: schemas, or wholeRun; of health
+	// Open is what went wrong and not well since: schemas, or WholeRun; of health
 	// the checks with their states.
 	Open     map[string]string `json:"open,omitempty"`
 	Failures int               `json:"failures,omitempty"` // runs in a row
@@ -176,8 +178,8 @@ func (s store) decode(ctx context.Context, key string, st *state) error {
 	return nil
 }
 
-// write makes a state durable. Where the disk is full it takes the place of the
-// spare object.
+// write makes a state durable. Where the disk is full it takes the place of spare
+// objects, of no more than it needs.
 func (s store) write(ctx context.Context, st *state, number int) error {
 	text, err := json.Marshal(st)
 	if err != nil {
@@ -185,27 +187,38 @@ func (s store) write(ctx context.Context, st *state, number int) error {
 	}
 	key := fmt.Sprintf("%s%012d%s", stateName, number, stateSuffix)
 	err = s.put(ctx, key, text)
-	if isFull(err) && s.storage.Delete(ctx, spareKey) == nil {
-		return s.put(ctx, key, text)
-	}
 	if err == nil {
-		s.keepSpare(ctx)
+		s.keepSpares(ctx)
+	}
+	for n := 0; n < spares && isFull(err); n++ {
+		if err := s.storage.Delete(ctx, spareKey(n)); err != nil {
+			return err
+		}
+		err = s.put(ctx, key, text)
 	}
 	return err
 }
 
-// keepSpare writes the spare object where there is none. That it cannot be is
+func spareKey(n int) string { return fmt.Sprint(sparePrefix, n) }
+
+// keepSpares writes the spare objects that are missing. That one cannot be is
 // nothing to tell anybody.
-func (s store) keepSpare(ctx context.Context) {
-	if o, err := s.storage.Open(ctx, spareKey); err == nil {
-		_ = o.Close()
-		return
+func (s store) keepSpares(ctx context.Context) {
+	there := map[string]bool{}
+	err := s.storage.List(ctx, sparePrefix, func(i storage.Info) error {
+		there[i.Key] = true
+		return nil
+	})
+	for n := 0; n < spares && err == nil; n++ {
+		if there[spareKey(n)] {
+			continue
+		}
+		spare := make([]byte, spareSize)
+		for i := range spare {
+			spare[i] = byte(rand.IntN(256)) // some file systems store zeros in no space
+		}
+		err = s.put(ctx, spareKey(n), spare)
 	}
-	spare := make([]byte, spareSize)
-	for i := range spare {
-		spare[i] = byte(rand.IntN(256)) // some file systems store zeros in no space
-	}
-	_ = s.put(ctx, spareKey, spare)
 }
 
 func (s store) put(ctx context.Context, key string, text []byte) (err error) {

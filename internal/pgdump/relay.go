@@ -179,6 +179,7 @@ func (r *relay) serve() error {
 		return nil // pg_dump never came: its messages say why
 	}
 	defer client.Close()
+	_ = os.RemoveAll(r.dir) // now, since a run that is killed removes nothing; close tells of errors
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()

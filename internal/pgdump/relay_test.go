@@ -161,9 +161,12 @@ func TestWelcome(t *testing.T) {
 		if want := []string{"negotiate _pq_.new", "server_version 15.1", "key"}; !slices.Equal(got, want) {
 			t.Errorf("version %x: %q", version, got)
 		}
-		// Nobody else gets in, and nothing is left.
+		// Nobody else gets in, and nothing is left if it is killed now.
 		if _, err := net.Dial("unix", socketIn(r.dir)); err == nil {
 			t.Error("a second connection was accepted")
+		}
+		if _, err := os.Stat(r.dir); !os.IsNotExist(err) {
+			t.Errorf("the folder is there while pg_dump is at work: %v", err)
 		}
 		if err := r.close(); err != nil {
 			t.Error(err)

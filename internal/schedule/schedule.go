@@ -78,6 +78,7 @@ type Decision struct {
 	Since  time.Time // when it became due; zero: not due, or since it exists
 	Last   Past      // the newest backup of it
 	Full   Past      // the newest that needs no other
+	Files  bool      // not all of its files are in the newest backup
 	Next   time.Time // when something is due after that; zero: never
 }
 
@@ -271,7 +272,7 @@ func (d *decider) times(schema string) (full, incremental When) {
 func (d *decider) schema(name string) Decision {
 	full, incremental := d.times(name)
 	h := d.past[name]
-	r := Decision{Schema: name, Last: h.last, Full: h.full}
+	r := Decision{Schema: name, Last: h.last, Full: h.full, Files: h.filesFailed > 0}
 	switch {
 	case d.Type == manifest.Baseline:
 		r.Cause, r.Why = Off, "scheduled backups are baselines only"
