@@ -61,6 +61,10 @@ type relay struct {
 }
 
 const (
+	// socketDirPrefix begins the names of folders of sockets, a number ends them.
+	socketDirPrefix = "tenantkeep-"
+	// staleAge is how old a folder is that nobody uses any more.
+	staleAge = 24 * time.Hour
 	// socketPort is the port in the name of the socket.
 	socketPort = "5432"
 	// maxSocketPath is what libpq and every system take for the path of a socket.
@@ -121,7 +125,8 @@ func socketDir() (string, error) {
 			errs = append(errs, fmt.Errorf("%q cannot hold a socket", parent), err)
 			continue
 		}
-		dir, err := os.MkdirTemp(parent, "tenantkeep-")
+		removeStale(parent)
+		dir, err := os.MkdirTemp(parent, socketDirPrefix)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -136,6 +141,22 @@ func socketDir() (string, error) {
 		errs = append(errs, err, os.Remove(dir))
 	}
 	return "", errors.Join(errs...)
+}
+
+// removeStale removes the folders of runs that were killed before their pg_dump had
+// connected, which takes moments: none as old as this is waited for.
+func removeStale(parent string) {
+	found, err := filepath.Glob(filepath.Join(parent, socketDirPrefix+"[0-9]*"))
+	if err != nil {
+		return // parent has a bracket in its name
+	}
+	for _, dir := range found {
+		info, err := os.Lstat(dir)
+		if err == nil && info.IsDir() && time.Since(info.ModTime()) > staleAge {
+			_ = os.Remove(socketIn(dir)) // it may be another user's, as the folder
+			_ = os.Remove(dir)           // only if nothing else is in it
+		}
+	}
 }
 
 // env is where pg_dump connects to, in libpq's variables.

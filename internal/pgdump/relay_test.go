@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -222,5 +223,50 @@ func TestSocketDir(t *testing.T) {
 		if err := os.Remove(dir); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestStaleSocketDirs removes what killed runs left, and nothing else.
+func TestStaleSocketDirs(t *testing.T) {
+	parent, err := os.MkdirTemp("/tmp", "tk") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(parent) })
+	t.Setenv("TMPDIR", parent)
+	before := time.Now().Add(-2 * staleAge)
+	for name, old := range map[string]bool{"tenantkeep-1": true, "tenantkeep-2": false, "tenantkeep-3x": true, "tenantkeep-pg-4": true, "other-5": true} {
+		dir := filepath.Join(parent, name)
+		files := []string{socketIn(dir)}
+		if name == "tenantkeep-3x" {
+			files = append(files, filepath.Join(dir, "precious"))
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if old {
+			if err := os.Chtimes(dir, before, before); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	dir, err := socketDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(parent, "*"))
+	want := []string{"other-5", filepath.Base(dir), "tenantkeep-2", "tenantkeep-3x", "tenantkeep-pg-4"}
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	slices.Sort(left)
+	slices.Sort(want)
+	if err != nil || !slices.Equal(left, want) {
+		t.Errorf("left %q, want %q", left, want)
 	}
 }
