@@ -378,6 +378,46 @@ func TestFullDiskIsNoted(t *testing.T) {
 	}
 }
 
+// TestWhatARunSettles: a run of some schemas ends a series of failures where it knows
+// that all is well with the others, and only there.
+func TestWhatARunSettles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	of := func(settled ...string) func(*Run) *Event {
+		return func(r *Run) *Event {
+			e := succeeds(r)
+			e.Scope, e.Settled = []string{"a"}, func(schema string) bool { return slices.Contains(settled, schema) }
+			return e
+		}
+	}
+	w.run("1", fails)
+	w.run("2", of("b"))
+	w.run("3", of("b", WholeRun))
+	w.run("4", partial("a", "b", "gone"))
+	w.run("5", of("gone"))
+	w.run("6", of("b"))
+	w.require("failed 1", "recovered 3", "partial 4", "recovered 6")
+}
+
+// TestFlushTellsOfTheDead: nobody has to make a backup for it.
+func TestFlushTellsOfTheDead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.outbox()
+	r := o.Begin(t.Context(), Run{ID: "1", Job: Backup, Database: "saas", Server: "db1:5432", Started: w.now})
+	<-r.sent
+	w.outbox().Flush(t.Context())
+	w.require()
+	if err := r.unlock(); err != nil { // as the end of its process would
+		t.Fatal(err)
+	}
+	w.outbox().Flush(t.Context())
+	if sent := w.outbox().Flush(t.Context()); len(sent) > 0 {
+		t.Errorf("told again: %v", sent)
+	}
+	w.require("failed 1")
+}
+
 func TestStateThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

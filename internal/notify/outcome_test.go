@@ -147,3 +147,12 @@ func FuzzScrub(f *testing.F) {
 		}
 	})
 }
+
+// TestNothingLeftToSave: what was due was dropped meanwhile, which is no failure.
+func TestNothingLeftToSave(t *testing.T) {
+	t.Parallel()
+	e := someRun().Backup(Outcome{Ended: evening})
+	if e.Kind != Succeeded || e.Error != "" || len(e.Advice) > 0 || e.Backup != "" {
+		t.Errorf("event %+v", e)
+	}
+}
