@@ -298,7 +298,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	defer o.Progress.Finish()
 
 	if err := first.readState(ctx); err != nil {
-		return nil, err
+		return nil, first.explain(ctx, err)
 	}
 	m := r.manifest(first)
 	if err := r.rounds(ctx, first, m); err != nil {
