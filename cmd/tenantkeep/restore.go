@@ -215,6 +215,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if err != nil {
 		return err
 	}
+	places[0].Database = target.Database()
 	if opts.asks() && a.ui().CanAsk() {
 		if err := a.askWhat(ctx, cmd, places, target, &opts); err != nil {
 			return err
@@ -250,7 +251,31 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		a.ui().Warnf("the manifest of backup %s was rebuilt from data files: it may lack schemas that the backup held", ui.Safe(backup.ID))
 	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
-	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
+	of := ""
+	if name := databaseName(backup.Manifest); name != "" && name != target.Database() {
+		of = " of database " + ui.Safe(name)
+	}
+	a.ui().Printf("Backup %s%s, taken %s", ui.Safe(backup.ID), of, ui.Age(backup.Time(), a.now()))
+	missing, err := a.tellLeftOut(ctx, from, backup, opts.wanted(cfg))
+	if err != nil {
+		return err
+	}
+	if opts.fill != nil && !cfg.Startup.Incomplete {
+		if err := refuseLeftOut(backup, missing); err != nil {
+			return err
+		}
+	}
+	if err := a.restoreBackup(ctx, cmd, cfg, opts, target, places, from, backup); err != nil {
+		return err
+	}
+	if missing > 0 && opts.fill == nil && opts.Manifest == "" && !opts.DryRun {
+		return &partialError{errLeftOut(backup.ID, missing)}
+	}
+	return nil
+}
+
+// restoreBackup restores from the backup that was chosen.
+func (a *app) restoreBackup(ctx context.Context, cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, places []place, from place, backup repo.Backup) error {
 	if backup.Manifest.Format == 0 {
 		return a.restoreOriginal(ctx, cmd, cfg, opts, target, places, from, backup)
 	}

@@ -57,7 +57,7 @@ interrupted.`,
 		},
 	}
 	config.AddFlags(cmd.Flags(), "database-url", "restore-backup-file", "restore-backup-manifest", "restore-latest-backup", "load-baseline",
-		"restore-fallback", "start-empty", "migrate-command", "startup-wait", "startup-peer-wait", "restore-no-owner", "restore-no-privileges",
+		"restore-fallback", "restore-incomplete", "start-empty", "migrate-command", "startup-wait", "startup-peer-wait", "restore-no-owner", "restore-no-privileges",
 		"baseline-dir", "jobs", "time-zone")
 	config.AddFlags(cmd.Flags(), mediaFlags...)
 	return cmd
