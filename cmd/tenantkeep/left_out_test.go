@@ -1,8 +1,11 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -186,5 +189,18 @@ func TestRestoreAllOfOneDatabase(t *testing.T) {
 	runIn(t, 0, "startup", "--manifest", daily, "--incomplete", repository, "--database-url="+empty.URL())
 	if got := empty.Query(t, "SELECT nspname FROM pg_namespace WHERE nspname IN ('acme', 'archive_x', 'foreign_t')"); !slices.Equal(got, []string{"acme"}) {
 		t.Errorf("the database holds %q", got)
+	}
+}
+
+// Nobody writes to a named pipe of the settings: it is refused, not waited for.
+func TestRestorePipe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "backups", "data", "pipe.sql")
+	do(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	do(t, syscall.Mkfifo(path, 0o600))
+	for _, name := range []string{path, "data/pipe.sql"} {
+		_, stderr := runIn(t, 2, "restore", "--backup-file", name, "--repository="+dir+"/backups", "--database-url=postgres:///none")
+		mention(t, stderr, name+" is no file")
 	}
 }

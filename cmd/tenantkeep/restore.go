@@ -163,7 +163,7 @@ where they are missing, and reported where they differ from the backup.
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
-failed or lack objects or files, 130 interrupted.`,
+failed, lack objects or files, or are not in the backup, 130 interrupted.`,
 		Example: `  tenantkeep restore
   tenantkeep restore --latest --schema customer_a
   tenantkeep restore --at "yesterday 14:00" --schema customer_a --as customer_a_yesterday
@@ -251,11 +251,10 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 		a.ui().Warnf("the manifest of backup %s was rebuilt from data files: it may lack schemas that the backup held", ui.Safe(backup.ID))
 	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
-	of := ""
+	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
 	if name := databaseName(backup.Manifest); name != "" && name != target.Database() {
-		of = " of database " + ui.Safe(name)
+		a.ui().Warnf("backup %s is of database %s: it is restored into %s", ui.Safe(backup.ID), ui.Safe(name), ui.Safe(target.Database()))
 	}
-	a.ui().Printf("Backup %s%s, taken %s", ui.Safe(backup.ID), of, ui.Age(backup.Time(), a.now()))
 	missing, err := a.tellLeftOut(ctx, from, backup, opts.wanted(cfg))
 	if err != nil {
 		return err
