@@ -30,6 +30,7 @@ type place struct {
 	Store    storage.Storage // that the repository is in
 	Zone     *time.Location  // of times without one
 	Rollback bool            // what is there was replaced by restores
+	Database string          // that is restored into, by its name; empty: none, or not known
 }
 
 // name is what --manifest calls a backup of the place.
@@ -223,6 +224,12 @@ type candidate struct {
 // newest chooses from all backups, newest first, the newest that holds what is
 // asked for and, where until is a moment, was taken by then.
 func (a *app) newest(p place, all []repo.Backup, w wanted, until moment) (repo.Backup, error) {
+	database, err := sourceDatabase(p, all)
+	if err != nil {
+		return repo.Backup{}, err
+	}
+	others := all
+	all = slices.DeleteFunc(slices.Clone(all), func(b repo.Backup) bool { return !isFrom(b.Manifest, database) })
 	var candidates []candidate
 	for _, b := range all {
 		if b.Err == nil {
@@ -244,6 +251,17 @@ func (a *app) newest(p place, all []repo.Backup, w wanted, until moment) (repo.B
 		}
 	}
 	if len(candidates) == 0 {
+		for _, b := range others {
+			if b.Err != nil {
+				continue
+			}
+			if _, ok := w.holds(b.Manifest); ok {
+				return repo.Backup{}, &usageError{
+					err:  fmt.Errorf("no backup of database %s in %s holds %s", ui.Safe(database), p.Repo.Location(), w.what()),
+					hint: fmt.Sprintf("backup %s, which is of database %s, does: --manifest %s restores from it", ui.Safe(b.ID), ui.Safe(databaseName(b.Manifest)), ui.Safe(b.ID)),
+				}
+			}
+		}
 		return repo.Backup{}, nothingHolds(p, all, w)
 	}
 	i := 0

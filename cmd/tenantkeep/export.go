@@ -98,6 +98,9 @@ func runExport(ctx context.Context, a *app, cfg *config.Config, opts ExportOptio
 	if err != nil {
 		return err
 	}
+	if target, err := server(cfg); err == nil {
+		places[0].Database = target.Database()
+	}
 	from, backup, err := a.findBackup(ctx, places, wanted{Manifest: opts.Manifest, Latest: opts.Latest, At: opts.At, Schemas: []string{opts.Schema}})
 	if err != nil {
 		return err

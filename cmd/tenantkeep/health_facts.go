@@ -134,7 +134,7 @@ func (x *examiner) database(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		d.Err, d.Hint = err.Error(), hintOf(err)
-		d.Schemas, d.Excluded, x.info = nil, nil, nil
+		d.Schemas, d.Excluded, x.info = nil, x.cfg.ExcludeSchemas, nil
 	}
 	return nil
 }

@@ -126,6 +126,9 @@ func (a *app) pick(ctx context.Context, cmd *cobra.Command, places []place, live
 	if err != nil {
 		return choice{}, err
 	}
+	if points, err = a.pointsFrom(places[0], points); err != nil {
+		return choice{}, err
+	}
 	for _, b := range broken {
 		a.ui().Warnf("backup %s is left out: its manifest cannot be read: %v", ui.Safe(b.ID), b.Err)
 	}

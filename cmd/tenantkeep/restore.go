@@ -163,7 +163,7 @@ where they are missing, and reported where they differ from the backup.
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
-failed or lack objects or files, 130 interrupted.`,
+failed, lack objects or files, or are not in the backup, 130 interrupted.`,
 		Example: `  tenantkeep restore
   tenantkeep restore --latest --schema customer_a
   tenantkeep restore --at "yesterday 14:00" --schema customer_a --as customer_a_yesterday
@@ -215,6 +215,7 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if err != nil {
 		return err
 	}
+	places[0].Database = target.Database()
 	if opts.asks() && a.ui().CanAsk() {
 		if err := a.askWhat(ctx, cmd, places, target, &opts); err != nil {
 			return err
@@ -251,6 +252,29 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	}
 	a.noteAudit(func(r *audit.Record) { r.Backup, r.Schemas = from.name(backup.ID), opts.Schemas })
 	a.ui().Printf("Backup %s, taken %s", ui.Safe(backup.ID), ui.Age(backup.Time(), a.now()))
+	if name := databaseName(backup.Manifest); name != "" && name != target.Database() {
+		a.ui().Warnf("backup %s is of database %s: it is restored into %s", ui.Safe(backup.ID), ui.Safe(name), ui.Safe(target.Database()))
+	}
+	missing, err := a.tellLeftOut(ctx, from, backup, opts.wanted(cfg))
+	if err != nil {
+		return err
+	}
+	if opts.fill != nil && !cfg.Startup.Incomplete {
+		if err := refuseLeftOut(backup, missing); err != nil {
+			return err
+		}
+	}
+	if err := a.restoreBackup(ctx, cmd, cfg, opts, target, places, from, backup); err != nil {
+		return err
+	}
+	if missing > 0 && opts.fill == nil && opts.Manifest == "" && !opts.DryRun {
+		return &partialError{errLeftOut(backup.ID, missing)}
+	}
+	return nil
+}
+
+// restoreBackup restores from the backup that was chosen.
+func (a *app) restoreBackup(ctx context.Context, cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, places []place, from place, backup repo.Backup) error {
 	if backup.Manifest.Format == 0 {
 		return a.restoreOriginal(ctx, cmd, cfg, opts, target, places, from, backup)
 	}

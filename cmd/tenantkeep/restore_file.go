@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -147,12 +148,16 @@ func (a *app) openScript(ctx context.Context, cfg *config.Config, places []place
 	return script, closer, nil
 }
 
+// openFlags let a named pipe be opened, and then refused, although nobody writes to
+// it: without them that waits for ever.
+const openFlags = os.O_RDONLY | syscall.O_NONBLOCK
+
 // findFile opens a file whose path is relative to the working directory, or to
 // the repository as in its manifests. One that is not there, such as a path in
 // the container in which the original system ran, is looked for by its name where
 // the repository has its files, and nowhere else.
 func (a *app) findFile(cfg *config.Config, path string) (*os.File, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, openFlags, 0)
 	if !errors.Is(err, fs.ErrNotExist) || strings.Contains(cfg.Repository, "://") {
 		return file, err
 	}
@@ -161,8 +166,13 @@ func (a *app) findFile(cfg *config.Config, path string) (*os.File, error) {
 	if !filepath.IsAbs(path) {
 		places = append([]string{path}, places...)
 	}
+	root, errRoot := os.OpenRoot(cfg.Repository)
+	if errRoot != nil {
+		return nil, err
+	}
+	defer root.Close()
 	for _, place := range places {
-		other, errOther := os.OpenInRoot(cfg.Repository, place)
+		other, errOther := root.OpenFile(place, openFlags, 0)
 		if errOther == nil {
 			full := filepath.Join(cfg.Repository, place)
 			if place != path {

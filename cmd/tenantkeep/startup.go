@@ -29,7 +29,8 @@ func newStartupCommand(a *app) *cobra.Command {
 RESTORE_BACKUP_FILE, else the backup of RESTORE_BACKUP_MANIFEST, else with
 RESTORE_LATEST_BACKUP the newest one, else from the baseline of core, unless
 LOAD_BASELINE is off. Where one fails the database is emptied again, and the next
-one is tried. A manifest means core and all tenants of the backup.
+one is tried. A manifest means core and all tenants of the backup. One that leaves
+out schemas which other backups have is refused, unless with --incomplete.
 
 Where nothing was restored, MIGRATE_COMMAND is run. Then the process is replaced
 by the command after --, which gets its signals, and whose exit code is that of
@@ -57,7 +58,7 @@ interrupted.`,
 		},
 	}
 	config.AddFlags(cmd.Flags(), "database-url", "restore-backup-file", "restore-backup-manifest", "restore-latest-backup", "load-baseline",
-		"restore-fallback", "start-empty", "migrate-command", "startup-wait", "startup-peer-wait", "restore-no-owner", "restore-no-privileges",
+		"restore-fallback", "restore-incomplete", "start-empty", "migrate-command", "startup-wait", "startup-peer-wait", "restore-no-owner", "restore-no-privileges",
 		"baseline-dir", "jobs", "time-zone")
 	config.AddFlags(cmd.Flags(), mediaFlags...)
 	return cmd

@@ -20,8 +20,10 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -313,6 +315,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		}
 		return strings.Compare(a.Schema, b.Schema)
 	})
+	nameFailures(m)
 	slices.SortFunc(m.Failures, func(a, b manifest.Failure) int { return strings.Compare(a.Schema, b.Schema) })
 	if len(m.Schemas) == 0 {
 		return nil, &FailedError{Failures: m.Failures}
@@ -375,6 +378,29 @@ func (r *run) fail(m *manifest.Manifest, t *tenant, err error) {
 	r.Progress.TenantDone(t.tenant, err)
 }
 
+// nameFailures gives failed schemas names that a manifest can hold. One that is not
+// UTF-8 must not keep the others from being saved.
+func nameFailures(m *manifest.Manifest) {
+	for i := range m.Failures {
+		f := &m.Failures[i]
+		if utf8.ValidString(f.Schema) {
+			continue
+		}
+		f.Schema, f.Tenant = printable(f.Schema), printable(f.Tenant)
+		for slices.ContainsFunc(m.Schemas, func(s manifest.Schema) bool { return s.Schema == f.Schema }) {
+			f.Schema += "'"
+		}
+	}
+}
+
+// printable is a name as it is, or in quotes and with escapes where it is not UTF-8.
+func printable(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
 func (r *run) manifest(d *round) *manifest.Manifest {
 	return &manifest.Manifest{
 		Timestamp:     manifest.NewTime(r.out.Started()),
@@ -392,6 +418,7 @@ func (r *run) manifest(d *round) *manifest.Manifest {
 			Encoding: r.info.Encoding, Collate: r.info.Collate, Ctype: r.info.Ctype, SystemIdentifier: r.info.SystemIdentifier,
 		},
 		Snapshot:      d.moment(),
+		LeftOut:       d.leftOut,
 		RollbackPoint: r.RollbackPoint,
 	}
 }

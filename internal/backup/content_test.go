@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
@@ -211,6 +213,18 @@ func TestEncodings(t *testing.T) {
 			}
 			if m.Database.Name != name || m.Database.Encoding != encoding {
 				t.Errorf("database %+v", m.Database)
+			}
+			if encoding != "SQL_ASCII" {
+				return
+			}
+			_, err = conn.PgConn().Exec(t.Context(), "CREATE SCHEMA \"b\xff\x01d\"").ReadAll()
+			must(t, err)
+			result, err := backup.Run(t.Context(), w.opts)
+			if partial, ok := errors.AsType[*backup.PartialError](err); !ok || len(partial.Failures) != 1 || partial.Failures[0].Schema != `"b\xff\x01d"` {
+				t.Fatalf("with a name that is not UTF-8: %v", err)
+			}
+			if len(result.Manifest.Schemas) != 2 {
+				t.Errorf("saved %+v", result.Manifest.Schemas)
 			}
 		})
 	}

@@ -84,6 +84,7 @@ type round struct {
 	changesMu    sync.Mutex
 	changedSince map[string]*pg.ChangedBlocks // by the snapshot of a parent
 
+	leftOut  []string          // what the options do not ask for
 	registry []registry.Source // tables with the rows that register tenants
 	unclear  string            // why there are none, though there may be such tables
 
@@ -207,6 +208,7 @@ func (d *round) readNeeds(ctx context.Context) (map[uint32]*pg.Needs, error) {
 // choose picks what the options ask for.
 func (d *round) choose() error {
 	tenants := d.candidates()
+	d.leftOut = []string{}
 	var known, missing []string
 	for _, t := range tenants {
 		known = append(known, t.Name)
@@ -226,6 +228,7 @@ func (d *round) choose() error {
 	}
 	for _, t := range tenants {
 		if len(d.Schemas) > 0 && !slices.Contains(d.Schemas, t.Name) || slices.Contains(d.ExcludeSchemas, t.Name) {
+			d.leftOut = append(d.leftOut, printable(t.Name))
 			continue
 		}
 		d.tenants = append(d.tenants, t)

@@ -22,6 +22,7 @@ type Startup struct {
 
 	NoOwner, NoPrivileges bool // as the flags of restore
 	Fallback              bool // the next source is tried where one fails
+	Incomplete            bool // a backup is restored that leaves out schemas which others have
 	StartEmpty            bool // the application starts although nothing could be restored that was asked for
 
 	MigrateCommand []string // what makes the tables where nothing was restored; empty: nothing does
@@ -68,6 +69,11 @@ func startupSettings() []Setting {
 			Key: "restore-fallback", Flag: "fallback", Env: "RESTORE_FALLBACK", Default: "true", Kind: "bool", Switch: true,
 			Help:  "try the next source where one fails",
 			apply: one(parseBool, func(c *Config, v bool) { c.Startup.Fallback = v }),
+		},
+		{
+			Key: "restore-incomplete", Flag: "incomplete", Env: "RESTORE_INCOMPLETE", Default: "false", Kind: "bool", Switch: true,
+			Help:  "fill an empty database from a backup that leaves out schemas which other backups have",
+			apply: one(parseBool, func(c *Config, v bool) { c.Startup.Incomplete = v }),
 		},
 		{
 			Key: "start-empty", Flag: "start-empty", Env: "STARTUP_START_EMPTY", Default: "false", Kind: "bool", Switch: true,

@@ -95,18 +95,31 @@ func (l *latest) see(b *Backup, e *manifest.Schema) {
 
 // expected are the schemas that must have backups: those of the database or,
 // where it cannot be looked into, those of the newest backup that had core among
-// them and of what was made since.
+// them, with those that it knows of and that others have saved, and of what was made
+// since.
 func (j *judge) expected() []string {
 	if j.Database.Err == "" {
 		return j.Database.Schemas
 	}
-	seen := map[string]bool{}
+	seen, saved := map[string]bool{}, map[string]bool{}
+	for i := range j.Backups {
+		if b := &j.Backups[i]; j.usable(b) {
+			for n := range b.Manifest.Schemas {
+				saved[b.Manifest.Schemas[n].Schema] = true
+			}
+		}
+	}
 	for i := range j.Backups {
 		b := &j.Backups[i]
 		if !j.usable(b) {
 			continue
 		}
-		whole := false
+		whole := b.Manifest.LeftOut != nil
+		for _, name := range b.Manifest.LeftOut {
+			if saved[name] && !slices.Contains(j.Database.Excluded, name) {
+				seen[name] = true
+			}
+		}
 		for n := range b.Manifest.Schemas {
 			seen[b.Manifest.Schemas[n].Schema] = true
 			whole = whole || b.Manifest.Schemas[n].IsCore()

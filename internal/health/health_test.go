@@ -130,6 +130,11 @@ func TestChecks(t *testing.T) {
 			f.Database = Database{Err: "x"}
 			f.Backups[1].Manifest.Schemas = append(f.Backups[1].Manifest.Schemas, entry("dropped", 1))
 		}, "database critical: the\nfreshness warning: acme was last backed up 26 hours ago, more than 24 hours; and 2 more\nschedule critical: nothing"},
+		"no database, and a backup that leaves out": {func(f *Facts, _ *Targets) {
+			f.Database = Database{Err: "x", Excluded: []string{"acme"}}
+			f.Backups[0].Manifest.Schemas = f.Backups[0].Manifest.Schemas[:1]
+			f.Backups[0].Manifest.LeftOut = []string{"acme", "beta", "never"}
+		}, "database critical: the\nfreshness warning: beta was last backed up 25 hours ago, more than 24 hours"},
 		"nothing at all": {func(f *Facts, _ *Targets) {
 			f.Database, f.Backups = Database{Err: "x"}, nil
 		}, "database critical: the\nfreshness critical: there is no backup\nschedule warning: no backup was ever tried"},

@@ -62,6 +62,10 @@ type Manifest struct {
 	Database    *Database `json:"database,omitempty"`
 	Snapshot    *Snapshot `json:"snapshot,omitempty"`
 	Failures    []Failure `json:"failures,omitempty"`
+	// LeftOut are the schemas that were in the database and that the run was not to
+	// save. Nil: not known, as with backups of earlier versions; empty: it was to
+	// save all.
+	LeftOut []string `json:"left_out,omitzero"`
 	// RollbackPoint says that the backup was made for a restore, which was going
 	// to replace what it saves. Whether it did the repository knows.
 	RollbackPoint bool `json:"rollback_point,omitempty"`
@@ -79,6 +83,16 @@ type Manifest struct {
 func (m *Manifest) Partial() bool {
 	return len(m.Failures) > 0 || !m.Rebuilt.IsZero() ||
 		slices.ContainsFunc(m.Schemas, func(s Schema) bool { return s.Media != nil && s.Media.Failed > 0 })
+}
+
+// Knows reports whether the backup tells what became of a schema at its moment: it
+// was in the database, saved or not, or was not there. known is false where nobody
+// wrote down what the backup was not to save.
+func (m *Manifest) Knows(schema string) (there, known bool) {
+	there = slices.Contains(m.LeftOut, schema) ||
+		slices.ContainsFunc(m.Schemas, func(s Schema) bool { return s.Schema == schema }) ||
+		slices.ContainsFunc(m.Failures, func(f Failure) bool { return f.Schema == schema })
+	return there, there || m.LeftOut != nil && m.Rebuilt.IsZero()
 }
 
 // DefinitionsOnly reports whether the backup has no rows: what the original system

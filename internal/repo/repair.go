@@ -609,6 +609,7 @@ func (s *survey) mixed(files []candidate) bool {
 func copyOf(m *manifest.Manifest) *manifest.Manifest {
 	c := *m
 	c.Schemas, c.Failures, c.Unreadable = slices.Clone(m.Schemas), slices.Clone(m.Failures), slices.Clone(m.Unreadable)
+	c.LeftOut = slices.Clone(m.LeftOut)
 	return &c
 }
 
@@ -617,6 +618,7 @@ func copyOf(m *manifest.Manifest) *manifest.Manifest {
 func adopt(m, text *manifest.Manifest, filed bool) {
 	m.BackupType, m.Parent, m.Finished, m.IncludeMedia = text.BackupType, text.Parent, text.Finished, text.IncludeMedia
 	m.RollbackPoint, m.Failures, m.Unreadable = text.RollbackPoint, slices.Clone(text.Failures), slices.Clone(text.Unreadable)
+	m.LeftOut = slices.Clone(text.LeftOut)
 	m.Retention = text.Retention
 	if m.Retention == manifest.RetainExactly && text.RetentionDays > 0 && (!filed || m.RetentionDays != text.RetentionDays) {
 		m.Retention = manifest.RetainAtLeast
