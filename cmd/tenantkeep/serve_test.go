@@ -181,6 +181,21 @@ func TestServe(t *testing.T) {
 	if !strings.Contains(a.text(), `error: the new settings make no sense, and those before stay in use: tenantkeep.yaml:3: max-age: "soon" is not`) {
 		t.Error("nothing loud was said of the new settings")
 	}
+	// A file that is gone takes nothing back to the defaults, and another repository is
+	// nothing for a process that runs.
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	a.signal(syscall.SIGHUP)
+	a.waitFor("it misses the file", func() bool {
+		return strings.Contains(a.text(), "those before stay in use: the settings file tenantkeep.yaml is gone")
+	})
+	settings("repository: elsewhere\nmax-age: 29h\n")
+	a.signal(syscall.SIGHUP)
+	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 104400`)
+	if !strings.Contains(a.text(), "--repository stays ./backups until the process is started anew") {
+		t.Error("nothing was said of the other repository")
+	}
 	settings("max-age: 30h\n")
 	a.signal(syscall.SIGHUP)
 	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 108000`)
