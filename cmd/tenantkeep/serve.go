@@ -265,11 +265,12 @@ func (d *daemon) status() metrics.Process {
 }
 
 func (d *daemon) tryLead(ctx context.Context) (web.Lead, bool, error) {
-	target, err := server(d.settings())
+	cfg := d.settings()
+	target, err := server(cfg)
 	if err != nil {
 		return nil, false, err
 	}
-	lead, err := target.TryLead(ctx)
+	lead, err := target.TryLead(ctx, absolute(cfg.Repository))
 	if err != nil || lead == nil {
 		return nil, false, err
 	}
