@@ -297,6 +297,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	o.Progress.Start("backup", len(result.Planned), total)
 	defer o.Progress.Finish()
 
+	if err := first.readState(ctx); err != nil {
+		return nil, err
+	}
 	m := r.manifest(first)
 	if err := r.rounds(ctx, first, m); err != nil {
 		return nil, err

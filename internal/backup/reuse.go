@@ -88,7 +88,7 @@ func (d *round) readCatalogs(ctx context.Context) (*pg.CatalogDigests, error) {
 			core = t.oids
 		}
 	}
-	if len(d.tenants) < len(d.schemas)/10 { // else it is quicker to read all
+	if d.few() {
 		wanted := map[string]bool{}
 		for _, t := range d.tenants {
 			wanted[t.Name] = true

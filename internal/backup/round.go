@@ -115,11 +115,6 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if err := d.makeSeal(ctx); err != nil {
 		return nil, err
 	}
-	if d.seal != "" {
-		if d.state, err = pg.ReadCatalogState(ctx, d.tx, r.info.ServerVersionNum); err != nil {
-			return nil, err
-		}
-	}
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx, r.Schemas...); err != nil {
 		return nil, err
 	}
@@ -240,6 +235,19 @@ func (d *round) choose() error {
 	}
 	d.sort()
 	return nil
+}
+
+// few reports whether so few of the database's schemas are taken that catalogs
+// are read more quickly for them alone.
+func (d *round) few() bool { return len(d.tenants) < len(d.schemas)/10 }
+
+// readState reads the state of the catalogs, where that is worth its time.
+func (d *round) readState(ctx context.Context) (err error) {
+	if d.seal == "" || d.few() {
+		return nil
+	}
+	d.state, err = pg.ReadCatalogState(ctx, d.tx, d.info.ServerVersionNum)
+	return err
 }
 
 // restrict picks those that an earlier round could not finish, as they are

@@ -163,7 +163,7 @@ func catalogParts(versionNum int) []catalogPart {
 		// Of partitions pg_dump compares them with their parent's.
 		{
 			from: "pg_catalog.pg_trigger c" + relation + "tgrelid WHERE c.tgrelid >= " + firstUser +
-				" AND (NOT c.tgisinternal OR c.tgparentid <> 0 OR r.relkind = 'p')", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
+				" AND (NOT c.tgisinternal OR c.tgparentid <> 0 OR c.tgrelid IN (SELECT partrelid FROM pg_catalog.pg_partitioned_table))", schema: ofClass, table: "c.tgrelid", id: "c.oid::int8",
 		},
 		{from: "pg_catalog.pg_enum c JOIN pg_catalog.pg_type t ON t.oid = c.enumtypid", schema: "t.typnamespace", id: "c.oid::int8"},
 		{from: "pg_catalog.pg_range c JOIN pg_catalog.pg_type t ON t.oid = c.rngtypid", schema: "t.typnamespace", id: "c.rngtypid::int8"},

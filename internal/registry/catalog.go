@@ -171,13 +171,14 @@ func (c Choice) check(t Table, list []*found, i int, tables []Table) *TableError
 // its DomainMixin make them. One alone, or more than one pair, are none.
 func detect(ctx context.Context, q pg.Querier) (tables []Table, warning string, err error) {
 	rows, err := q.Query(ctx, `
-		WITH uniques AS (
-			SELECT i.indrelid, i.indkey[0] AS attnum, i.indisprimary FROM pg_catalog.pg_index i
-			WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] <> 0
-		), own AS (
-			SELECT c.oid, c.relname FROM pg_catalog.pg_class c
-			WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AND c.relkind = 'r' AND NOT c.relispartition
+		WITH own AS (
+			SELECT c.oid, c.relname FROM pg_catalog.pg_depend o JOIN pg_catalog.pg_class c ON c.oid = o.objid -- pg_class has no index by schema
+			WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.refclassid = 'pg_catalog.pg_namespace'::regclass
+			AND o.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AND c.relkind = 'r' AND NOT c.relispartition
 			AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+		), uniques AS (
+			SELECT i.indrelid, i.indkey[0] AS attnum, i.indisprimary FROM own JOIN pg_catalog.pg_index i ON i.indrelid = own.oid
+			WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] <> 0
 		)
 		SELECT t.relname::text, p.attname::text, d.relname::text
 		FROM own t
