@@ -144,9 +144,7 @@ open_log() {
 	mkdir -p -- "$logdir" 2>/dev/null
 	logdir=$(cd -- "$logdir" 2>/dev/null && pwd) || logdir=${BACKUP_LOG_DIR:-logs/backup}
 	logfile=$logdir/backup_scheduler.log
-	if ! { : >>"$logfile"; } 2>/dev/null || ! chmod 600 -- "$logfile"; then
-		logfile=''
-	fi
+	{ : >>"$logfile"; } 2>/dev/null || logfile='' # the umask keeps it from others
 }
 
 find_program() {

@@ -182,5 +182,14 @@ func checkSettings(cfg *config.Config) error {
 	}
 	_, err = openStorage(cfg)
 	fault(err)
+	if len(cfg.Notify.Email) == 0 && cfg.Given("smtp-server") {
+		if err := mailServer(cfg).Check(); err != nil {
+			fault(asUsage(fmt.Errorf("%s: %w", name(cfg, "smtp-server"), err)))
+		}
+	}
+	_, unfit := channelsOf(cfg)
+	for _, f := range unfit {
+		fault(asUsage(f.Err))
+	}
 	return errors.Join(faults...)
 }

@@ -149,18 +149,23 @@ func TestConfigValidate(t *testing.T) {
 	mention(t, stderr, "good.yaml is in order: 3 settings.")
 	bad := filepath.Join(dir, "bad.yaml")
 	for text, want := range map[string]string{
-		"repositry: x\n":                         "error: " + bad + ":1: repositry: unknown setting\nhint: did you mean repository?",
-		"jobs: 0\ncompression: rar\n":            "error: " + bad + `:2: compression: "rar" is not one of zstd, gzip and none`,
-		"schedule-full: weekly\n":                "error: " + bad + `:1: schedule-full: "weekly" is not a time: it has 1 fields, not 5` + "\nhint: minute, hour",
-		"schedule-tenant: ['vip_* hourly']\n":    "error: " + bad + `:1: schedule-tenant: "vip_* hourly" is not a pattern`,
-		"schedule-full: 0 0 31 2 *\n":            "no day of the calendar is like that",
-		"retention-policy: custom\n":             "error: " + bad + ":1: retention-policy: the policy custom has no numbers",
-		"include-media: true\n":                  "include-media: nothing says where the files are",
-		"registry-tables: [x]\n":                 bad + ":1: registry-tables",
-		"repository: s3://x\n":                   "cannot be used",
-		"just words":                             "key: value",
-		"jobs: 1\njobs: 2":                       "stands twice; first in line 1",
-		"database-password-file: /none/at/all\n": "/none/at/all: no such file",
+		"repositry: x\n":                                      "error: " + bad + ":1: repositry: unknown setting\nhint: did you mean repository?",
+		"jobs: 0\ncompression: rar\n":                         "error: " + bad + `:2: compression: "rar" is not one of zstd, gzip and none`,
+		"schedule-full: weekly\n":                             "error: " + bad + `:1: schedule-full: "weekly" is not a time: it has 1 fields, not 5` + "\nhint: minute, hour",
+		"schedule-tenant: ['vip_* hourly']\n":                 "error: " + bad + `:1: schedule-tenant: "vip_* hourly" is not a pattern`,
+		"schedule-full: 0 0 31 2 *\n":                         "no day of the calendar is like that",
+		"retention-policy: custom\n":                          "error: " + bad + ":1: retention-policy: the policy custom has no numbers",
+		"include-media: true\n":                               "include-media: nothing says where the files are",
+		"registry-tables: [x]\n":                              bad + ":1: registry-tables",
+		"repository: s3://x\n":                                "cannot be used",
+		"notification-email: a@b.example\nsmtp-server: foo\n": "error: " + bad + `:2: smtp-server: "foo" is not the host of a mail server, a colon and a port`,
+		"slack-webhook: ftp://x/secret\n":                     "error: " + bad + ":1: slack-webhook: does not begin with https:// or http://",
+		"webhook-url: 'https://'\n":                           "error: " + bad + ":1: webhook-url: names no host",
+		`notification-email: "a@b\r\nBcc: x@y"`:               `is not an e-mail address`,
+		"smtp-server: foo\n":                                  `smtp-server: "foo" is not the host`,
+		"just words":                                          "key: value",
+		"jobs: 1\njobs: 2":                                    "stands twice; first in line 1",
+		"database-password-file: /none/at/all\n":              "/none/at/all: no such file",
 	} {
 		write(t, bad, text)
 		_, stderr := runIn(t, 2, "config", "validate", bad)

@@ -182,6 +182,16 @@ func (x *examiner) readDatabase(ctx context.Context, target *pg.Server) error {
 	for _, l := range left {
 		x.facts.Leftovers = append(x.facts.Leftovers, health.Leftover{Name: l.Name, Schema: l.Schema, Kind: l.Kind, Since: l.At, Bytes: l.Bytes})
 	}
+	waiting, err := pendingMedia(ctx, target, files)
+	if err != nil {
+		x.unknown(health.CheckLeftovers, err)
+		return nil
+	}
+	for _, l := range waiting {
+		if !l.AtWork {
+			x.facts.Leftovers = append(x.facts.Leftovers, health.Leftover{Name: l.Name, Schema: l.Tenant, Kind: "pending", Since: l.At})
+		}
+	}
 	return nil
 }
 

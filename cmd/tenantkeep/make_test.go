@@ -53,7 +53,7 @@ func TestMakeTargets(t *testing.T) {
 			t.Errorf("make %s: %s, %v, want %s", tt.args, got, err, tt.want)
 		}
 	}
-	for _, name := range []string{`O'Hara "x"`, "a;touch hacked", "$(touch hacked)", "`touch hacked`", "a b"} {
+	for _, name := range []string{`O'Hara "x"`, "a;touch hacked", "$(touch hacked)", "$(shell touch hacked)", "`touch hacked`", "a b"} {
 		if got, err := build("backup-schema", "SCHEMA="+name); err != nil || got != "[backup][--schema]["+name+"]" {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}

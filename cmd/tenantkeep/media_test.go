@@ -391,6 +391,7 @@ func TestMediaAfterKill(t *testing.T) {
 		w.unplace(t)
 		mention(t, w.run(t, 1, "doctor"), "problem  media", "were not put in their place")
 		mention(t, w.run(t, 0, "backup", "--include-media"), "wait in acme__staging_")
+		mention(t, w.run(t, 1, "health"), "leftovers", "acme has not got its files back: they wait in acme__staging_")
 
 		// Without the label of its schema nobody would know what the folder is for.
 		flags := w.flags

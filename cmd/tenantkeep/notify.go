@@ -178,7 +178,7 @@ func channelsOf(cfg *config.Config) (channels []notify.Channel, faults []channel
 		channels = append(channels, c)
 	}
 	sender := cmp.Or(n.SMTPFrom, "tenantkeep@"+hostname())
-	server := notify.Server{Address: n.SMTPServer, User: n.SMTPUser, Password: n.SMTPPassword, Security: notify.Security(n.SMTPTLS)}
+	server := mailServer(cfg)
 	for _, to := range n.Email {
 		c := notify.Channel{Name: "e-mail to " + to, Notifier: &notify.Mail{Server: server, From: sender, To: to}, Wants: wants}
 		key, err := "notification-email", notify.CheckAddress(to)
@@ -202,6 +202,12 @@ func channelsOf(cfg *config.Config) (channels []notify.Channel, faults []channel
 		add(notify.Channel{Name: "heartbeat", Notifier: beat, Wants: beat.Wants, Fleeting: true}, "heartbeat-url", notify.CheckURL(n.HeartbeatURL))
 	}
 	return channels, faults
+}
+
+// mailServer is the one that the settings name.
+func mailServer(cfg *config.Config) notify.Server {
+	n := cfg.Notify
+	return notify.Server{Address: n.SMTPServer, User: n.SMTPUser, Password: n.SMTPPassword, Security: notify.Security(n.SMTPTLS)}
 }
 
 // channels returns the notifiers for a run, and warns of those that cannot work;
@@ -302,7 +308,10 @@ func (a *app) newOutbox(cmd *cobra.Command, cfg *config.Config, store storage.St
 // secretsOf are the values that no message may hold.
 func secretsOf(cfg *config.Config) []string {
 	n := cfg.Notify
-	list := []string{cfg.DatabasePassword, n.SMTPPassword, n.SlackWebhook, n.WebhookURL, n.WebhookSecret, n.HeartbeatURL}
+	list := []string{cfg.DatabasePassword, n.SMTPPassword, n.WebhookSecret}
+	for _, address := range []string{n.SlackWebhook, n.WebhookURL, n.HeartbeatURL} {
+		list = append(list, notify.SecretsOfURL(address)...)
+	}
 	if u, err := url.Parse(cfg.DatabaseURL); err == nil && u.User != nil {
 		if password, ok := u.User.Password(); ok {
 			list = append(list, password)

@@ -21,6 +21,7 @@ type announced struct {
 	run     notify.Run
 	running *notify.Running
 	repo    *repo.Repo
+	stays   bool // the process makes the run again when it is started anew
 }
 
 // announce tells that a backup begins, where the setting notify asks for it.
@@ -36,7 +37,7 @@ func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Conf
 	}
 	run := a.newRun(cfg, notify.Backup, o.Server)
 	run.Type, run.Scope = string(o.Type), o.Schemas
-	n := &announced{app: a, repo: o.Repo, run: run}
+	n := &announced{app: a, repo: o.Repo, run: run, stays: cmd.Name() == "serve"}
 	n.running = a.newOutbox(cmd, cfg, store, channels).Begin(ctx, run)
 	return n
 }
@@ -45,6 +46,12 @@ func (a *app) announce(ctx context.Context, cmd *cobra.Command, cfg *config.Conf
 // takes no longer than the setting notify-timeout.
 func (n *announced) end(ctx context.Context, done *job.Outcome) {
 	if n == nil {
+		return
+	}
+	// Each deployment stops a process that stays: what that makes again is no failure,
+	// and where it does not, health and heartbeats tell.
+	if n.stays && done.Kind == job.Interrupted {
+		n.running.End(ctx, nil)
 		return
 	}
 	first := done.First()
@@ -72,7 +79,7 @@ func (n *announced) end(ctx context.Context, done *job.Outcome) {
 // settled says of which schemas a scheduled run knows that all is well with them
 // although it did nothing about them: nothing of them is due, or they are gone.
 func settled(done *job.Outcome) func(schema string) bool {
-	well := map[string]bool{}
+	well := map[string]bool{notify.Elsewhere: true} // where it failed again that is told again
 	for _, d := range done.Plan.Decisions {
 		well[d.Schema] = d.Due == "" && !d.Files
 	}

@@ -355,6 +355,10 @@ func TestScheduleTells(t *testing.T) {
 	c.grant("acme")
 	c.at("2026-12-02 02:00", 0)
 	told("cleanup succeeded", "backup recovered")
+	c.args = append(c.args, "--schema", "acme", "--exclude-schema", "acme")
+	c.at("2026-12-02 03:00", 1)
+	c.expect(c.stderr, "every schema is excluded: there is nothing to back up")
+	told("backup failed")
 
 	text, err := os.ReadFile(hooked)
 	if err != nil {
@@ -362,6 +366,21 @@ func TestScheduleTells(t *testing.T) {
 	}
 	if diff := cmp.Diff("ok full\npartial full\npartial incremental acme\nok incremental\n", string(text)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a run for some schemas knows of others, and of the baseline.
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	plan := &schedule.Plan{Decisions: []schedule.Decision{{Schema: "acme"}, {Schema: "bolt", Due: manifest.Full}}}
+	some, all := settled(&job.Outcome{Plan: plan, Scope: []string{"acme", "bolt"}}), settled(&job.Outcome{Plan: plan})
+	for _, tt := range []struct {
+		schema    string
+		some, all bool
+	}{{"acme", true, true}, {"bolt", false, false}, {"gone", false, true}, {notify.WholeRun, false, true}, {notify.Elsewhere, true, true}} {
+		if some(tt.schema) != tt.some || all(tt.schema) != tt.all {
+			t.Errorf("%q: %v and %v", tt.schema, some(tt.schema), all(tt.schema))
+		}
 	}
 }
 

@@ -80,7 +80,7 @@ type daemon struct {
 	log     *slog.Logger
 	checker *web.Checker
 	keeper  *web.Keeper
-	before  *health.Report // that the checker has told of last
+	lasting health.Lasting // of what the checker has told
 
 	mu       sync.Mutex
 	cfg      *config.Config
@@ -190,13 +190,30 @@ func (d *daemon) usable(cfg *config.Config) error {
 	return err
 }
 
+// again reads the settings again, and makes sure that they can be used.
+func (d *daemon) again(before *config.Config) (*config.Config, error) {
+	cfg, err := config.Load(config.Sources{Flags: d.cmd.Flags(), LookupEnv: d.lookupEnv, File: d.configFile})
+	if err != nil {
+		return nil, err
+	}
+	if before.File != "" && cfg.File == "" {
+		return nil, &hintedError{
+			err:  fmt.Errorf("the settings file %s is gone, and without it all would be as by default", ui.Safe(before.File)),
+			hint: "put it back, or start the process anew to do without it",
+		}
+	}
+	// Backups in two repositories by one process are two halves of one schedule.
+	if absolute(cfg.Repository) != absolute(before.Repository) {
+		d.ui().Warnf("--repository stays %s until the process is started anew", ui.Safe(before.Repository))
+	}
+	cfg.Repository = before.Repository
+	return cfg, d.usable(cfg)
+}
+
 // reload reads the settings again. Where they make no sense those before stay.
 func (d *daemon) reload() {
 	before := d.settings()
-	cfg, err := config.Load(config.Sources{Flags: d.cmd.Flags(), LookupEnv: d.lookupEnv, File: d.configFile})
-	if err == nil {
-		err = d.usable(cfg)
-	}
+	cfg, err := d.again(before)
 	d.mu.Lock()
 	if d.refused = err; err == nil {
 		d.cfg, d.reloaded = cfg, d.now()
@@ -229,10 +246,9 @@ func (d *daemon) examine(ctx context.Context, read bool) (*health.Report, error)
 func (d *daemon) told(ctx context.Context, r *health.Report) {
 	cfg := d.settings()
 	// A new tenant is backed up within a minute: that it is not yet is no news.
-	if d.before != nil {
-		d.tellHealth(ctx, d.cmd, cfg, r.Lasting(d.before))
+	if l := d.lasting.Add(r); l != nil {
+		d.tellHealth(ctx, d.cmd, cfg, l)
 	}
-	d.before = r
 	if path := cfg.MetricsFile; path != "" {
 		if err := metrics.WriteFile(path, buildVersion().Version, r); err != nil {
 			d.log.Error("the metrics could not be written", "error", err)
@@ -249,11 +265,12 @@ func (d *daemon) status() metrics.Process {
 }
 
 func (d *daemon) tryLead(ctx context.Context) (web.Lead, bool, error) {
-	target, err := server(d.settings())
+	cfg := d.settings()
+	target, err := server(cfg)
 	if err != nil {
 		return nil, false, err
 	}
-	lead, err := target.TryLead(ctx)
+	lead, err := target.TryLead(ctx, absolute(cfg.Repository))
 	if err != nil || lead == nil {
 		return nil, false, err
 	}

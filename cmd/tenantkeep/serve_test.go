@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/audit"
+	"github.com/tenantkeep/tenantkeep/internal/notify"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
 )
 
@@ -144,8 +146,20 @@ func TestServe(t *testing.T) {
 	// Midnight is not to come in the middle of the test.
 	file := filepath.Join(dir, "tenantkeep.yaml")
 	const daily = "schedule-full: \"0 0 1 1 *\"\nschedule-incremental: off\n"
+	var mu sync.Mutex
+	var told []string
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		var e notify.Event
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil || e.Job == notify.Backup {
+			told = append(told, string(e.Kind))
+		}
+	}))
+	t.Cleanup(receiver.Close)
 	settings := func(text string) {
 		t.Helper()
+		text = "notify-on: success\nwebhook-url: " + receiver.URL + "\n" + text
 		if err := os.WriteFile(file, []byte(daily+text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -178,8 +192,23 @@ func TestServe(t *testing.T) {
 	a.waitForMetric(`tenantkeep_check_state{check="settings"} 1`)
 	a.waitForMetric(`tenantkeep_server_config_reload_successful 0`)
 	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 86400`)
-	if !strings.Contains(a.text(), `error: the new settings make no sense, and those before stay in use: tenantkeep.yaml:3: max-age: "soon" is not`) {
+	if !strings.Contains(a.text(), `error: the new settings make no sense, and those before stay in use: tenantkeep.yaml:5: max-age: "soon" is not`) {
 		t.Error("nothing loud was said of the new settings")
+	}
+	// A file that is gone takes nothing back to the defaults, and another repository is
+	// nothing for a process that runs.
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	a.signal(syscall.SIGHUP)
+	a.waitFor("it misses the file", func() bool {
+		return strings.Contains(a.text(), "those before stay in use: the settings file tenantkeep.yaml is gone")
+	})
+	settings("repository: elsewhere\nmax-age: 29h\n")
+	a.signal(syscall.SIGHUP)
+	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 104400`)
+	if !strings.Contains(a.text(), "--repository stays ./backups until the process is started anew") {
+		t.Error("nothing was said of the other repository")
 	}
 	settings("max-age: 30h\n")
 	a.signal(syscall.SIGHUP)
@@ -216,6 +245,12 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: %v, %v", folder, files, err)
 		}
 	}
+	// A deployment is no failure: the run is made again.
+	mu.Lock()
+	if len(told) != 1 || told[0] != string(notify.Succeeded) {
+		t.Errorf("told of backups that %v", told)
+	}
+	mu.Unlock()
 	var last audit.Record
 	if err := audit.Read(filepath.Join(dir, "logs", audit.Name), func(r audit.Record) { last = r }); err != nil || last.Command != "serve" || last.Result != audit.Interrupted {
 		t.Errorf("the audit trail ends with %+v, %v", last, err)

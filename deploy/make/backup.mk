@@ -12,7 +12,9 @@ tenantkeep-targets := backup backup-full backup-incremental backup-schema backup
 	restore restore-baseline list-backups clean-backups backup-health
 .PHONY: $(tenantkeep-targets)
 
-# The name of a schema may hold anything: it reaches the shell as a variable only.
+# The name of a schema may hold anything: it reaches the shell as a variable only,
+# and as one that make does not expand, as it does what it exports by itself.
+unexport SCHEMA
 $(tenantkeep-targets): export TENANTKEEP_MAKE_SCHEMA = $(value SCHEMA)
 
 tenantkeep-on = $(filter-out 0 no false off,$($(1)))

@@ -17,6 +17,9 @@ import (
 // Config is what the user decided, complete and valid. Paths are relative to
 // the working directory.
 type Config struct {
+	// File is the settings file that was read; empty: there was none.
+	File string
+
 	// DatabaseURL is a URL without, or with, a password; empty means the libpq variables and service files. It is a
 	// secret: RedactURL makes it fit for people.
 	DatabaseURL string

@@ -33,6 +33,7 @@ func Load(from Sources) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.File = file.path
 	faults := file.check()
 	for _, s := range settings() {
 		v, err := from.find(s, file)

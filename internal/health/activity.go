@@ -196,6 +196,10 @@ func (j *judge) leftovers() {
 	j.unknown(v)
 	young := 0
 	for _, l := range j.Leftovers {
+		if l.Kind == "pending" {
+			v.tenant(Warning, l.Schema, l.Schema, fmt.Sprintf("has not got its files back: they wait in %s for their place since a restore was interrupted %s ago", called(l.Name), span(j.Now.Sub(l.Since))), "tenantkeep cleanup puts them there")
+			continue
+		}
 		if j.Now.Sub(l.Since) <= j.targets.MaxReplaced {
 			young++
 			continue

@@ -163,7 +163,7 @@ type Lock struct {
 type Leftover struct {
 	Name   string
 	Schema string // that it was made for
-	Kind   string // staged, replaced, remains or folder
+	Kind   string // staged, replaced, remains, folder or pending
 	Since  time.Time
 	Bytes  int64
 }

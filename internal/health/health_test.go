@@ -215,6 +215,9 @@ func TestChecks(t *testing.T) {
 				{Name: "acme__staging_1", Kind: "remains", Since: now.Add(-72 * time.Hour)},
 			}
 		}, "leftovers warning: acme__replaced_1 (1.0 MB) was replaced by a restore 3 days ago; and 1 more"},
+		"files that wait": {func(f *Facts, _ *Targets) {
+			f.Leftovers = []Leftover{{Name: "acme.staged", Schema: "acme", Kind: "pending", Since: f.Now.Add(-time.Hour)}}
+		}, "leftovers warning: acme has not got its files back: they wait in acme.staged for their place since a restore was interrupted 60 minutes ago"},
 		"leftovers unknown": {func(f *Facts, _ *Targets) { f.Unknown = map[string]string{CheckLeftovers: "no right"} }, "leftovers critical: cannot be told: no right"},
 		"settings":          {func(f *Facts, _ *Targets) { f.Serving, f.SettingsErr = true, "line 3" }, "settings warning: the newest settings make no sense, and those before are in use: line 3"},
 		"serving":           {func(f *Facts, _ *Targets) { f.Serving = true }, ""},

@@ -158,7 +158,11 @@ func (s *Schedule) scope(database string, names []string) ([]string, error) {
 	if len(missing) > 0 {
 		return nil, &backup.NoSchemaError{Database: database, Names: missing, Known: names}
 	}
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+	left := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		return len(s.Schemas) > 0 && !slices.Contains(s.Schemas, name) || slices.Contains(s.ExcludeSchemas, name)
-	}), nil
+	})
+	if len(left) == 0 && len(names) > 0 {
+		return nil, errors.New("every schema is excluded: there is nothing to back up")
+	}
+	return left, nil
 }

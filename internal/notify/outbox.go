@@ -180,7 +180,7 @@ func (o *Outbox) bury(ctx context.Context, st *state) {
 	})
 }
 
-// End tells how the run ended, and returns what became of all messages. It takes
+// End tells how the run ended, nil: nobody, and returns what became of all messages. It takes
 // no longer than the timeout, whatever notifiers do, also after ctx was cancelled.
 func (r *Running) End(ctx context.Context, e *Event) []Delivery {
 	before := <-r.sent
@@ -411,8 +411,11 @@ func (o *Outbox) Status(ctx context.Context) ([]Status, error) {
 	return list, nil
 }
 
-// WholeRun stands for all schemas, where a run failed that was to save all.
-const WholeRun = "*"
+// What stands for schemas in the history of runs.
+const (
+	WholeRun  = "*" // all of them, where a run failed that was to save all
+	Elsewhere = ""  // what a run was to do besides them, such as a baseline
+)
 
 // streamOf names the history that an event belongs to.
 func streamOf(e *Event) string {

@@ -418,6 +418,23 @@ func TestFlushTellsOfTheDead(t *testing.T) {
 	w.require("failed 1")
 }
 
+// TestHealthTellsOfTheDead: neither has anything to be wrong with the checks.
+func TestHealthTellsOfTheDead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.outbox()
+	r := o.Begin(t.Context(), Run{ID: "1", Job: Backup, Database: "saas", Server: "db1:5432", Started: w.now})
+	<-r.sent
+	if err := r.unlock(); err != nil { // as the end of its process would
+		t.Fatal(err)
+	}
+	check := Run{ID: "2", Job: Health, Database: "saas", Server: "db1:5432", Started: w.now}
+	for range 2 {
+		w.outbox().Tell(t.Context(), check.Event(Worsened, w.now))
+	}
+	w.require("failed 1")
+}
+
 func TestStateThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// leadClass is the key of the advisory lock of the process that runs the schedule of
-// a database.
+// leadClass is, with the hash of the place of the backups, the key of the advisory lock
+// of the process that runs the schedule of a database.
 const leadClass = 0x746e6b6c // "tnkl"
 
 // keepAlive lets the server notice within half a minute that a client is gone whose
@@ -20,12 +20,13 @@ const keepAlive = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5
 // leadPatience is how long the server may take to answer its leader.
 const leadPatience = 10 * time.Second
 
-// Lead is that this process leads: of several that serve one database, one.
+// Lead is that this process leads: of several that serve one database and keep its
+// backups in one place, one.
 type Lead struct{ conn *pgx.Conn }
 
-// TryLead takes the lead by a connection of its own, unless another process has
-// it: then it is nil.
-func (s *Server) TryLead(ctx context.Context) (_ *Lead, err error) {
+// TryLead takes the lead for backups in a place, by a connection of its own, unless
+// another process has it: then it is nil.
+func (s *Server) TryLead(ctx context.Context, place string) (_ *Lead, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leadPatience)
 	defer cancel()
 	conn, err := s.Connect(ctx)
@@ -44,7 +45,7 @@ func (s *Server) TryLead(ctx context.Context) (_ *Lead, err error) {
 	if _, err := conn.PgConn().Exec(ctx, keepAlive).ReadAll(); err != nil {
 		return nil, fmt.Errorf("set up session: %w", err)
 	}
-	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_try_advisory_lock($1::int4, 1)", leadClass).Scan(&led); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT pg_catalog.pg_try_advisory_lock($1::int4, $2::int4)", leadClass, hashName(place)).Scan(&led); err != nil {
 		return nil, fmt.Errorf("take the lead: %w", err)
 	}
 	if !led {

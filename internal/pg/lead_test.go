@@ -18,7 +18,7 @@ func TestLead(t *testing.T) {
 	}
 	lead := func() *pg.Lead {
 		t.Helper()
-		l, err := server.TryLead(t.Context())
+		l, err := server.TryLead(t.Context(), "/backups")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,6 +34,11 @@ func TestLead(t *testing.T) {
 	if n := db.Query(t, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantkeep serve' AND datname = current_database()"); n[0] != "1" {
 		t.Errorf("%s sessions of serve are left", n[0])
 	}
+	other, err := server.TryLead(t.Context(), "/elsewhere")
+	if err != nil || other == nil {
+		t.Fatalf("nobody leads for backups elsewhere: %v", err)
+	}
+	other.Close()
 	// The server ends the session, as a failover does.
 	db.Query(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tenantkeep serve' AND datname = current_database()")
 	// The server takes a moment to end a session.

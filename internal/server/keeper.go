@@ -28,6 +28,9 @@ type KeeperOptions struct {
 	Poll  time.Duration // between two looks at the lead; 0: five seconds
 	Look  time.Duration // between two looks at what is due; 0: a minute
 	Retry time.Duration // after the first failure, doubled with each one more; 0: a minute
+	// Start is how long after the beginning of Keep it may take until what is due can be
+	// looked at for the first time: containers start in any order. 0: five minutes.
+	Start time.Duration
 	Log   *slog.Logger
 	Now   func() time.Time // nil: time.Now
 }
@@ -57,6 +60,8 @@ type Keeper struct {
 	followed bool      // another process had the lead when that could last be told
 	looked   time.Time // when it was last looked what is due
 	notUntil time.Time // after a failure
+	began    time.Time // the first look at what is due; zero: there was none
+	seen     bool      // one has worked
 
 	mu     sync.Mutex
 	status Status
@@ -72,6 +77,9 @@ func NewKeeper(o KeeperOptions) *Keeper {
 	}
 	if o.Retry == 0 {
 		o.Retry = time.Minute
+	}
+	if o.Start == 0 {
+		o.Start = 5 * time.Minute
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -173,8 +181,12 @@ func (k *Keeper) turn(ctx context.Context) {
 		return
 	}
 	k.looked = now
+	if k.began.IsZero() {
+		k.began = now
+	}
 	due, next, err := k.Due(ctx)
 	if err == nil {
+		k.seen = true
 		k.note(func(s *Status) { s.Next = next })
 	}
 	switch {
@@ -182,6 +194,8 @@ func (k *Keeper) turn(ctx context.Context) {
 	case err == nil && due:
 		k.run(ctx)
 	case err == nil:
+	case !k.seen && now.Sub(k.began).Abs() < k.Start:
+		k.Log.Warn("what is due cannot be looked at yet", "error", err, "patience", (k.Start - now.Sub(k.began)).String())
 	case now.Before(known):
 		k.Log.Warn("what is due cannot be looked at", "error", err) // nothing was, until then
 	default:

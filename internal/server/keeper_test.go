@@ -231,6 +231,29 @@ func TestKeeperIsPatient(t *testing.T) {
 	w.expect(t, 3, 1)
 }
 
+// A process that starts before the database has patience with it, and not for ever.
+func TestKeeperWaitsAtTheStart(t *testing.T) {
+	t.Parallel()
+	c, w := newClock(), &fakeWorld{down: true, due: true}
+	k := w.keeper("a", c)
+	for range 5 {
+		k.step(t)
+		c.add(time.Minute)
+	}
+	w.expect(t, 5, 0)
+	k.step(t)
+	w.expect(t, 6, 1)
+	b := w.keeper("b", c)
+	b.step(t)
+	w.down, w.due = false, true
+	c.add(time.Minute)
+	b.step(t)
+	w.expect(t, 8, 2)
+	if s := b.Status(); s.Failures != 0 || s.Runs["succeeded"] != 1 {
+		t.Errorf("status %+v", s)
+	}
+}
+
 // Whoever stops it waits for the run that is interrupted, and gives up the lead.
 func TestKeeperStops(t *testing.T) {
 	t.Parallel()
