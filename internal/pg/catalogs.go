@@ -371,14 +371,18 @@ func ReadCatalogState(ctx context.Context, tx Querier, versionNum int) (*Catalog
 		return nil, nil
 	}
 	tables := []string{"pg_catalog.pg_largeobject_metadata"}
+	counts := []string{"SELECT 'lo' AS name, count(*) AS rows, min(age(c.xmin)) AS age FROM pg_catalog.pg_largeobject_metadata c"}
 	for _, p := range catalogParts(versionNum) {
-		if table, _, _ := strings.Cut(p.from, " "); table != userMappings && !slices.Contains(tables, table) {
-			tables = append(tables, table)
+		table, _, _ := strings.Cut(p.from, " ")
+		if table == userMappings || slices.Contains(tables, table) {
+			continue
 		}
-	}
-	var counts []string
-	for _, table := range tables {
-		counts = append(counts, "SELECT '"+table+"' AS name, count(*) AS rows, min(age(c.xmin)) AS age FROM "+table+" c")
+		from := table + " c"
+		if table == "pg_catalog.pg_namespace" { // not those that temporary tables make
+			from = p.from
+		}
+		tables = append(tables, table)
+		counts = append(counts, "SELECT '"+table+"', count(*), min(age(c.xmin)) FROM "+from)
 	}
 	s := &CatalogState{}
 	var found string
@@ -386,8 +390,8 @@ func ReadCatalogState(ctx context.Context, tx Querier, versionNum int) (*Catalog
 		WITH catalog AS MATERIALIZED (`+strings.Join(counts, " UNION ALL ")+`)
 		SELECT (SELECT min(age) FROM catalog), pg_catalog.concat_ws(E'\n',
 			(SELECT string_agg(name || ' ' || rows, ' ' ORDER BY name) FROM catalog),
-			(SELECT pg_catalog.md5(string_agg(oid || ' ' || pg_catalog.pg_get_userbyid(oid), ' ' ORDER BY oid)) FROM pg_catalog.pg_roles),
-			(SELECT pg_catalog.md5(string_agg(oid || ' ' || spcname, ' ' ORDER BY oid)) FROM pg_catalog.pg_tablespace),
+			(SELECT pg_catalog.md5(string_agg(oid || ' ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(oid)), ' ' ORDER BY oid)) FROM pg_catalog.pg_roles),
+			(SELECT pg_catalog.md5(string_agg(oid || ' ' || pg_catalog.quote_ident(spcname), ' ' ORDER BY oid)) FROM pg_catalog.pg_tablespace),
 			(SELECT pg_catalog.md5(string_agg(c::text, ' ' ORDER BY umid)) FROM `+userMappings+` c))`).Scan(&s.age, &found)
 	if err != nil {
 		return nil, fmt.Errorf("count rows of catalogs: %w", err)

@@ -118,7 +118,7 @@ func ChangedDefinitions(ctx context.Context, tx, fresh Querier, snapshot *Snapsh
 func RolesRenamed(ctx context.Context, tx, fresh Querier) (bool, error) {
 	var names [2]*string
 	for i, q := range []Querier{tx, fresh} {
-		err := q.QueryRow(ctx, `SELECT string_agg(oid || ' ' || rolname, E'\n' ORDER BY oid) FROM pg_catalog.pg_roles`).Scan(&names[i])
+		err := q.QueryRow(ctx, `SELECT string_agg(oid || ' ' || pg_catalog.quote_ident(rolname), ' ' ORDER BY oid) FROM pg_catalog.pg_roles`).Scan(&names[i])
 		if err != nil {
 			return false, fmt.Errorf("look for changes of roles: %w", err)
 		}

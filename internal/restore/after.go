@@ -279,7 +279,7 @@ func (r *run) runPhase(ctx context.Context, p phase, besides ...task) error {
 			tenants = append(tenants, t)
 			continue
 		}
-		if err := r.work(ctx, []task{t}); err != nil {
+		if err := r.work(ctx, []task{t}); err != nil || u.failed() { // without core nothing goes on
 			return err
 		}
 	}

@@ -54,8 +54,8 @@ func (r *run) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, u := range r.units {
-		if u.failed() && u.ended.IsZero() {
+	for _, u := range r.units { // now that the foreign keys of all are there too
+		if u.ended.IsZero() {
 			u.ended = r.Now()
 			r.Progress.TenantDone(u.entry.Tenant, u.err)
 		}
@@ -254,8 +254,6 @@ func (c *comparison) judge() {
 	if len(wrong) > 0 {
 		c.unit.fail(fmt.Errorf("what was restored is not what was saved: %w", errors.Join(wrong...)))
 	}
-	c.unit.ended = c.run.Now()
-	c.run.Progress.TenantDone(c.unit.entry.Tenant, c.unit.err)
 }
 
 // analyze gathers the planner's statistics. A restore without them is whole.

@@ -48,18 +48,24 @@ func TestQueueForesees(t *testing.T) {
 			t.Fatalf("got the task of size %d, want %d", got.size, size)
 		}
 	}
-	foresee := func(s *session, size int64) {
+	foresee := func(s *session, size int64, current task) {
 		t.Helper()
-		if got, ok := q.foresee(s); ok != (size > 0) || got.size != size {
+		if got, ok := q.foresee(s, current); ok != (size > 0) || got.size != size {
 			t.Fatalf("foresees the task of size %d, want %d", got.size, size)
 		}
 	}
 	next(a, 5)
-	foresee(a, 4)
+	foresee(a, 4, task{})
 	next(b, 3)
-	foresee(b, 0) // there is nothing to be read for it
+	foresee(b, 0, task{}) // there is nothing to be read for it
 	q.add([]task{{size: 9}})
 	next(b, 9)
 	next(b, 2)
 	next(b, 4) // the one that a reads for, rather than none
+
+	huge := &manifest.Table{}
+	q = newQueue([]task{{size: 7, read: read, table: huge, most: 1}, {size: 7, read: read, table: huge, most: 1}, {size: 1, read: read}})
+	next(a, 7)
+	foresee(a, 7, task{table: huge}) // its own place at the table is free by then
+	foresee(b, 1, task{})
 }

@@ -305,7 +305,7 @@ func (r *run) work(ctx context.Context, tasks []task) error {
 					return
 				}
 				s.take(ctx, t)
-				if next, ok := q.foresee(s); ok {
+				if next, ok := q.foresee(s, t); ok {
 					s.forget() // another session has taken that task
 					s.readAhead(ctx, next)
 				}
@@ -368,14 +368,16 @@ func (s *session) readAhead(ctx context.Context, t task) {
 	s.spare, s.ahead = nil, a
 	go func() {
 		defer close(a.done)
-		a.read, a.err = t.read(ctx, buffer)
+		if a.read = buffer; !t.unit.failed() {
+			a.read, a.err = t.read(ctx, buffer)
+		}
 	}()
 }
 
 // take reads for a task, or takes what was read ahead for it.
 func (s *session) take(ctx context.Context, t task) {
 	s.readErr = nil
-	if t.read == nil {
+	if t.read == nil || t.unit.failed() { // do leaves it out
 		return
 	}
 	var read []byte
@@ -438,7 +440,7 @@ func (q *queue) next(ctx context.Context, s *session) (t task, idle, ok bool) {
 	if len(q.tasks) == 0 || ctx.Err() != nil {
 		return task{}, false, false
 	}
-	i := q.best(s)
+	i := q.best(s, nil)
 	if i < 0 { // better another's, or too many for a table, than none
 		i = len(q.tasks) - 1
 	}
@@ -453,11 +455,16 @@ func (q *queue) next(ctx context.Context, s *session) (t task, idle, ok bool) {
 }
 
 // best is the place of the next task for which no other session reads ahead, and
-// that would not be one too many for its table; -1: there is none.
-func (q *queue) best(s *session) int {
+// that would not be one too many for its table once the one that is left has
+// ended; -1: there is none.
+func (q *queue) best(s *session, left *manifest.Table) int {
 	for i, t := range slices.Backward(q.tasks) {
 		by := q.foreseen[t.turn]
-		if (by == nil || by == s) && (t.table == nil || q.loading[t.table] < t.most) {
+		others := q.loading[t.table]
+		if t.table == left {
+			others--
+		}
+		if (by == nil || by == s) && (t.table == nil || others < t.most) {
 			return i
 		}
 	}
@@ -466,13 +473,13 @@ func (q *queue) best(s *session) int {
 
 // foresee tells a session that is about to begin a task what it is likely to do
 // next, if there is something to be read for it that is not read already.
-func (q *queue) foresee(s *session) (t task, ok bool) {
+func (q *queue) foresee(s *session, current task) (t task, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s.ahead != nil && q.foreseen[s.ahead.turn] == s {
 		return task{}, false
 	}
-	i := q.best(s)
+	i := q.best(s, current.table)
 	if i < 0 || q.tasks[i].read == nil {
 		return task{}, false
 	}
