@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are on this machine with which the tests check
-# what users would: pgbouncer, zstd and gzip, Django for its app, and cron with
-# libfaketime, and fakeroot for whoever is not root. Without root, the packages of
-# Django and cron are unpacked into a cache of the user's. Tests skip what needs one
-# of the other programs where it is missing; those of Django and of cron fail.
+# what users would: pgbouncer, zstd and gzip, Django for its app, cron with
+# libfaketime, fakeroot for whoever is not root, systemd's check of its units, and
+# Prometheus' of its rules. Without root, the packages of Django and cron are
+# unpacked into a cache of the user's; that of Prometheus always is, since to be
+# installed would start it. Tests skip what needs one of the other programs where it
+# is missing; those of Django and of cron fail.
 set -euo pipefail
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tenantkeep/test-tools
@@ -17,7 +19,26 @@ has_cron() {
 	has /usr/sbin/cron && has '/usr/lib/*/faketime/libfaketime.so.1' && { [ "$(id -u)" -eq 0 ] || has '/usr/lib/*/libfakeroot/libfakeroot-sysv.so'; }
 }
 
+get_promtool() {
+	mkdir -p "$cache/packages"
+	cd "$cache/packages"
+	rm -f prometheus_*.deb
+	apt-get -qq download prometheus >&2 || {
+		# The lists of packages may be old, or missing.
+		if [ "$(id -u)" -eq 0 ]; then apt-get -qq update >&2; else sudo -n apt-get -qq update >&2; fi
+		apt-get -qq download prometheus >&2
+	}
+	dpkg-deb -x prometheus_*.deb "$cache"
+	rm -f prometheus_*.deb
+}
+if ! has /usr/bin/promtool && command -v apt-get >/dev/null; then
+	echo "unpacking the package of Prometheus into $cache" >&2
+	(get_promtool) || true
+	has /usr/bin/promtool || echo "the alert rules will not be checked by promtool: sudo apt-get install prometheus" >&2
+fi
+
 missing=()
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v zstd >/dev/null || missing+=(zstd)
 command -v gzip >/dev/null || missing+=(gzip)
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)

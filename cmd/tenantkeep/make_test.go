@@ -82,9 +82,6 @@ func TestMakeTargetsFit(t *testing.T) {
 			continue
 		}
 		words := strings.Fields(call)
-		if words[0] == "health" {
-			continue // a command of another change
-		}
 		found++
 		cmd, _, err := root.Find(words[:1])
 		if err != nil {

@@ -273,20 +273,19 @@ func TestPickOriginal(t *testing.T) {
 	o.backup(t, original{stamp: "20241215_143022", typ: "full", tenants: tenants, bare: true})
 	o.backup(t, original{stamp: "20241216_143022", typ: "full", tenants: tenants})
 	o.backup(t, original{stamp: "20241217_143022", typ: "incremental", tenants: tenants})
-	const down, enter = terminaltest.Down, terminaltest.Enter
+	const up, down, enter = terminaltest.Up, terminaltest.Down, terminaltest.Enter
 	terminal, done := startPicker(t, t.Context(), o.dir, db.URL(), "customer_a")
-	for _, step := range [][2]string{
-		{"2024-12-16 14:30:22", down + enter},
-		{"What is to be done", down + down + enter},
-		{"restored whole", enter},
-		{"--manifest 20241215_143022 --schema customer_a --yes", enter},
+	for _, step := range []struct {
+		expect []string
+		keys   string
+	}{
+		{[]string{"2024-12-16 14:30:22"}, down + enter},
+		{[]string{"What is to be done"}, down + down + enter},
+		{[]string{"restored whole", "What is to be done"}, up + up + enter},
+		{[]string{"--manifest 20241215_143022 --schema customer_a --yes", "Go on with this?"}, enter},
 	} {
-		terminal.Expect(step[0])
-		if step[0] == "restored whole" {
-			terminal.Expect("What is to be done")
-			terminal.Type(terminaltest.Up + terminaltest.Up)
-		}
-		terminal.Type(step[1])
+		terminal.Expect(step.expect...)
+		terminal.Type(step.keys)
 	}
 	result := <-done
 	if c := result.choice; result.err != nil || c.Point.Manifest != "20241215_143022" || c.Mode != modeLive {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -22,26 +21,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/ui/terminaltest"
 )
 
-// binary is the program, built once.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "tenantkeep-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "tenantkeep")
-	out, err := exec.Command("go", "build", "-o", path, "../../cmd/tenantkeep").CombinedOutput()
-	if err != nil {
-		return "", errors.New(string(out))
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	pgtest.Main(m)
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // project is a Django project, in a folder of its own, whose settings are given to
 // each of its processes.
@@ -126,8 +106,7 @@ const password = `p@ss:/w%r d'"\=é`
 // role with an awkward password connects by TCP.
 func saas(t *testing.T) (*project, *pgtest.Database) {
 	t.Helper()
-	program, err := binary()
-	must(t, err)
+	program := pgtest.Program(t)
 	db := pgtest.New(t)
 	host, port, _ := strings.Cut(db.Cluster().Address(), ":")
 	role := "owner of " + db.Name

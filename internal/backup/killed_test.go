@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,33 +15,13 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/storage/local"
 )
 
-// binary is the program, built once.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "tenantkeep-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "tenantkeep")
-	out, err := exec.Command("go", "build", "-o", path, "../../cmd/tenantkeep").CombinedOutput()
-	if err != nil {
-		return "", errors.New(string(out))
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	pgtest.Main(m)
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // TestKilled ends the program at several points of a run, which files that
 // appear tell.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	program, err := binary()
-	must(t, err)
+	program := pgtest.Program(t)
 	w := setup(t, nil)
 	busy(t, w.db)
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {

@@ -286,6 +286,15 @@ func (m *Move) begin(at time.Time, free bool) error {
 	return nil
 }
 
+// numbers tell what is called as the incoming folder is, and as the tenant's.
+func (m *Move) numbers(p *place) (in, there uint64, err error) {
+	if in, err = p.number(m.Incoming); err != nil {
+		return 0, 0, err
+	}
+	there, err = p.number(m.Folder)
+	return in, there, err
+}
+
 // Place renames what is left to be renamed; it may be called again.
 func (m *Move) Place(at time.Time) error {
 	p, err := m.root.place(m.Folder, false)
@@ -293,11 +302,7 @@ func (m *Move) Place(at time.Time) error {
 		return err
 	}
 	defer p.close()
-	in, err := p.number(m.Incoming)
-	if err != nil {
-		return err
-	}
-	there, err := p.number(m.Folder)
+	in, there, err := m.numbers(p)
 	if err != nil {
 		return err
 	}
@@ -378,11 +383,7 @@ func (m *Move) Revert() error {
 		return err
 	}
 	defer p.close()
-	in, err := p.number(m.Incoming)
-	if err != nil {
-		return err
-	}
-	there, err := p.number(m.Folder)
+	in, there, err := m.numbers(p)
 	if err != nil {
 		return err
 	}

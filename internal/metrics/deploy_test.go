@@ -36,12 +36,20 @@ func checkNames(t *testing.T, where string, exprs []string) {
 	}
 }
 
-// promtool runs Prometheus' own checks, where they are installed.
+// promtool runs Prometheus' own checks, where they are installed, or in the cache of
+// scripts/install-test-tools.sh.
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	program, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("promtool is not installed")
+		cache, cacheErr := os.UserCacheDir()
+		if cacheErr != nil {
+			t.Skip(cacheErr)
+		}
+		program, err = exec.LookPath(filepath.Join(cache, "tenantkeep/test-tools/usr/bin/promtool"))
+	}
+	if err != nil {
+		t.Skip("promtool is not installed: scripts/install-test-tools.sh")
 	}
 	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil {
 		t.Errorf("promtool %v: %v\n%s", args, err, out)

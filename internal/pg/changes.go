@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // definitionCatalogs are those that PostgreSQL's own functions turn into SQL
@@ -113,17 +115,32 @@ func ChangedDefinitions(ctx context.Context, tx, fresh Querier, snapshot *Snapsh
 	return changed, nil
 }
 
-// RolesRenamed reports whether between the snapshot of tx and now, which fresh
-// sees, a role was made, dropped or renamed.
+// RolesRenamed reports whether a role that the snapshot of tx knows has got
+// another name until now, which fresh sees. Nothing that the snapshot sees can
+// refer to a role made since, nor lose one without a change of its own.
 func RolesRenamed(ctx context.Context, tx, fresh Querier) (bool, error) {
-	var names [2]*string
+	var names [2]map[uint32]string
 	for i, q := range []Querier{tx, fresh} {
-		err := q.QueryRow(ctx, `SELECT string_agg(oid || ' ' || pg_catalog.quote_ident(rolname), ' ' ORDER BY oid) FROM pg_catalog.pg_roles`).Scan(&names[i])
+		rows, err := q.Query(ctx, `SELECT oid, rolname FROM pg_catalog.pg_roles`)
 		if err != nil {
 			return false, fmt.Errorf("look for changes of roles: %w", err)
 		}
+		names[i] = map[uint32]string{}
+		var role uint32
+		var name string
+		if _, err := pgx.ForEachRow(rows, []any{&role, &name}, func() error {
+			names[i][role] = name
+			return nil
+		}); err != nil {
+			return false, fmt.Errorf("look for changes of roles: %w", err)
+		}
 	}
-	return *names[0] != *names[1], nil
+	for role, name := range names[0] {
+		if now, ok := names[1][role]; ok && now != name {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 type digest struct {

@@ -36,11 +36,16 @@ var (
 	databases atomic.Int64
 )
 
-// Main is to be called by TestMain: it runs the tests and ends the shared
-// cluster. A test binary that dies without getting here leaves nothing behind
+// Main is to be called by TestMain: it runs the tests, ends the shared cluster and
+// removes the program that was built for them. A test binary that dies without getting here leaves nothing behind
 // either, because the cluster ends and removes itself with the process.
 func Main(m *testing.M) {
 	m.Run() // its result becomes the exit code when TestMain returns
+	if dir := programFolder.Load(); dir != nil {
+		if err := os.RemoveAll(*dir); err != nil {
+			fmt.Fprintf(os.Stderr, "pgtest: remove the program: %v\n", err)
+		}
+	}
 	if !started.Load() {
 		return
 	}
