@@ -303,6 +303,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, first.explain(ctx, err)
 	}
 	m := r.manifest(first)
+	m.Schemas = slices.Grow(m.Schemas, len(first.tenants))
 	if err := r.rounds(ctx, first, m); err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func CheckDefinitions(ctx context.Context, o Options) (*DefinitionsReport, error
 			results.fail(t, err)
 			return nil
 		}
-		t.forget()
+		t.material = nil
 		o.Progress.TenantDone(t.tenant, nil)
 		if difference != nil {
 			mu.Lock()

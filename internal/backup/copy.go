@@ -509,7 +509,7 @@ func (w *worker) store(ctx context.Context, t *tenant, c *contents, e *earlier, 
 
 // asBefore is the entry of a tenant of which the parent's file still holds all.
 func (w *worker) asBefore(t *tenant) *manifest.Schema {
-	s := t.parent.entry
+	s := *t.parent.entry
 	s.MediaBackup, s.Media, s.Snapshot = "", nil, nil
 	w.taken(&s)
 	return &s

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
+	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgdump"
 )
@@ -390,7 +391,7 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 			byOID[oid] = t
 		}
 		schemas = append(schemas, t.oids...)
-		t.relations, t.details, t.config, t.members, t.matviews = nil, map[uint32]pg.Details{}, nil, nil, nil
+		t.material = &material{details: map[uint32]pg.Details{}}
 	}
 	relations, details, err := pg.ReadInventory(ctx, d.tx, schemas)
 	if err != nil {
@@ -442,27 +443,16 @@ func (d *round) configOwner(group []*tenant, c pg.ConfigTable) *tenant {
 		}
 	}
 	core := group[0]
-	if !core.core || slices.ContainsFunc(d.tenantSchemas(), func(s string) bool { return s == c.ExtensionSchema }) {
+	if !core.core || d.ofTenant(c.ExtensionSchema) {
 		return nil
 	}
 	return core
 }
 
-// tenantSchemas are the schemas of the database that are not core's.
-func (d *round) tenantSchemas() []string {
-	var names []string
-	for _, s := range d.schemas {
-		if s.Name != "public" && !s.OnlyExtensions {
-			names = append(names, s.Name)
-		}
-	}
-	return names
-}
-
-// tenantsAmong leaves those of core out of a list of schemas.
-func (d *round) tenantsAmong(names []string) []string {
-	tenants := d.tenantSchemas()
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(tenants, name) })
+// ofTenant reports whether a schema of the database is not core's.
+func (d *round) ofTenant(schema string) bool {
+	i, ok := d.byName[schema]
+	return ok && schema != manifest.CoreSchema && !d.schemas[i].OnlyExtensions
 }
 
 // readable reports what the role may not read of a tenant, or what it would
@@ -591,13 +581,13 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 	}
 	s.requires.Roles = slices.Sorted(maps.Keys(roles))
 	s.requires.Tablespaces = slices.Sorted(maps.Keys(tablespaces))
-	for _, other := range d.schemas {
-		if slices.Contains(t.oids, other.OID) {
-			delete(schemas, other.Name) // core has several
+	for name := range schemas {
+		if i, ok := d.byName[name]; ok && slices.Contains(t.oids, d.schemas[i].OID) {
+			delete(schemas, name) // core has several
 		}
 	}
 	s.requires.Schemas = slices.Sorted(maps.Keys(schemas))
-	t.uses = d.tenantsAmong(s.requires.Schemas)
+	t.uses = slices.DeleteFunc(slices.Clone(s.requires.Schemas), func(name string) bool { return !d.ofTenant(name) })
 	if !t.core && !slices.ContainsFunc(s.pre, func(st pgdump.Statement) bool { return st.Kind == "SCHEMA" && st.Tag == t.Name }) {
 		return errors.New("pg_dump gave no definition of the schema itself")
 	}
@@ -610,16 +600,15 @@ func (d *round) addScript(t *tenant, statements []pgdump.Statement) error {
 // schema, casts of its types and its membership in publications, which are
 // dropped with the schema and must come back with it.
 func (d *round) elsewhere(st pgdump.Statement) bool {
-	tenants := d.tenantSchemas()
 	if strings.HasPrefix(st.Kind, "PUBLICATION TABLE") {
 		// pg_dump 18 gives the members of a publication that are in schemas
 		// which it leaves out.
-		return slices.Contains(tenants, st.Schema)
+		return d.ofTenant(st.Schema)
 	}
 	for _, x := range d.extensions {
 		// pg_dump quotes the name in the tag of a comment, where it has to.
 		comment := st.Kind == "COMMENT" && (st.Tag == "EXTENSION "+x.Name || st.Tag == "EXTENSION "+pg.Identifier(x.Name))
-		if (comment || st.Kind == "EXTENSION" && st.Tag == x.Name) && slices.Contains(tenants, x.Schema) {
+		if (comment || st.Kind == "EXTENSION" && st.Tag == x.Name) && d.ofTenant(x.Schema) {
 			return true
 		}
 	}
@@ -627,7 +616,7 @@ func (d *round) elsewhere(st pgdump.Statement) bool {
 		return false
 	}
 	return slices.ContainsFunc(d.casts, func(c pg.Cast) bool {
-		return c.Tag == st.Tag && slices.ContainsFunc(d.schemas, func(s pg.Schema) bool { return s.OID == c.Schema && slices.Contains(tenants, s.Name) })
+		return c.Tag == st.Tag && slices.ContainsFunc(d.schemas, func(s pg.Schema) bool { return s.OID == c.Schema && d.ofTenant(s.Name) })
 	})
 }
 

@@ -165,7 +165,7 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 		Progress: func(n int64) { o.Progress.Add(n, 0) },
 	}
 	if o.parent != nil && o.Type == manifest.Incremental && !slices.Contains(o.Full, o.entry.Schema) {
-		earlier, err := media.OpenStored(ctx, o.Repo, o.parent.backup.Manifest, o.parent.entry)
+		earlier, err := media.OpenStored(ctx, o.Repo, o.parent.backup.Manifest, *o.parent.entry)
 		if err != nil {
 			o.note(slogWarn, "all files are stored again: backup %s cannot be built on: %v", o.parent.backup.ID, err)
 		} else {

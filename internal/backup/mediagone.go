@@ -70,9 +70,10 @@ func (r *run) findMedia(ctx context.Context, tenants []*tenant) error {
 		return nil // which ends the run, with its reason
 	}
 	for _, t := range tenants {
-		for _, e := range b.Manifest.Schemas {
+		for i := range b.Manifest.Schemas {
+			e := &b.Manifest.Schemas[i]
 			if e.Schema == t.Name && e.Tenant == t.tenant && e.Media != nil && e.MediaBackup != "" {
-				r.mediaParents[e.Schema] = &parent{b, e}
+				r.mediaParents[e.Schema] = &parent{&b, e}
 			}
 		}
 	}
@@ -85,7 +86,8 @@ func (r *run) visitMedia(b repo.Backup, missing map[string]string) {
 	if b.Err != nil || !r.comparable(b.Manifest) || !b.Manifest.IncludeMedia {
 		return
 	}
-	for _, e := range b.Manifest.Schemas {
+	for i := range b.Manifest.Schemas {
+		e := &b.Manifest.Schemas[i]
 		if tenant, ok := missing[e.Schema]; !ok || tenant != e.Tenant {
 			continue
 		}
@@ -99,7 +101,7 @@ func (r *run) visitMedia(b repo.Backup, missing map[string]string) {
 				p.failed = b.ID
 			}
 		default:
-			p.archive = &parent{b, e}
+			p.archive = &parent{&b, e}
 			delete(missing, e.Schema)
 		}
 		if p != (mediaPast{}) {

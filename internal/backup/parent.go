@@ -16,8 +16,8 @@ import (
 
 // parent is what an earlier backup has of a schema.
 type parent struct {
-	backup repo.Backup
-	entry  manifest.Schema
+	backup *repo.Backup
+	entry  *manifest.Schema // of its manifest
 }
 
 // DefaultMaxChain is how many files of earlier backups a schema may need before
@@ -51,8 +51,9 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 		if s := b.Manifest.Snapshot; s != nil && s.Mark != nil {
 			r.marks = append(r.marks, pg.Mark(*s.Mark))
 		}
-		var entries []manifest.Schema
-		for _, e := range b.Manifest.Schemas {
+		var entries []*manifest.Schema
+		for i := range b.Manifest.Schemas {
+			e := &b.Manifest.Schemas[i]
 			if tenant, ok := missing[e.Schema]; ok && tenant == e.Tenant && e.Filepath != "" {
 				entries = append(entries, e)
 			}
@@ -62,7 +63,7 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 		g.SetLimit(parentOpens)
 		for i, e := range entries {
 			g.Go(func() error {
-				problems[i] = r.Repo.CheckPresent(ctx, b.Manifest, e)
+				problems[i] = r.Repo.CheckPresent(ctx, b.Manifest, *e)
 				return context.Cause(ctx)
 			})
 		}
@@ -74,7 +75,7 @@ func (r *run) findParents(ctx context.Context, tenants []*tenant, marked bool) (
 				r.Progress.Note(slogWarn, e.Tenant, fmt.Sprintf("nothing can be built on backup %s: %v", b.ID, problems[i]))
 				continue
 			}
-			parents[e.Schema] = &parent{b, e}
+			parents[e.Schema] = &parent{&b, e}
 			delete(missing, e.Schema)
 		}
 		return nil
@@ -123,11 +124,14 @@ func (r *run) newestParent(m *manifest.Manifest) string {
 	if r.Type != manifest.Incremental {
 		return ""
 	}
-	var newest repo.Backup
-	for _, e := range m.Schemas {
-		if p := r.parents[e.Schema]; p != nil && (newest.Manifest == nil || p.backup.Time().After(newest.Time())) {
+	var newest *repo.Backup
+	for i := range m.Schemas {
+		if p := r.parents[m.Schemas[i].Schema]; p != nil && (newest == nil || p.backup.Time().After(newest.Time())) {
 			newest = p.backup
 		}
+	}
+	if newest == nil {
+		return ""
 	}
 	return newest.ID
 }
@@ -159,7 +163,7 @@ type frameContent struct {
 
 // open opens the data file of the parent.
 func (p *parent) open(ctx context.Context, r *repo.Repo) (*earlier, error) {
-	f, err := r.OpenFile(ctx, p.backup.Manifest, p.entry)
+	f, err := r.OpenFile(ctx, p.backup.Manifest, *p.entry)
 	if err != nil {
 		return nil, err
 	}

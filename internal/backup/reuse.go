@@ -40,8 +40,8 @@ func (d *round) byDigest(ctx context.Context, t *tenant, uses []string) (string,
 		parts = []string{c.Core, own}
 	}
 	for _, name := range uses {
-		i := slices.IndexFunc(d.schemas, func(s pg.Schema) bool { return s.Name == name })
-		if i < 0 {
+		i, ok := d.byName[name]
+		if !ok {
 			return "", nil
 		}
 		other, ok := c.Schemas[d.schemas[i].OID]

@@ -33,7 +33,13 @@ type tenant struct {
 	uses          []string // the other tenants' schemas that they name
 	reused        bool     // its definitions are the parent's
 
-	// Read with the definitions.
+	*material // nil until its inventory is read, and once it is saved
+
+	err error // why it must be taken again
+}
+
+// material is what is only needed while a tenant is being copied.
+type material struct {
 	relations []pg.Relation
 	details   map[uint32]pg.Details
 	config    []pg.ConfigTable
@@ -46,15 +52,6 @@ type tenant struct {
 	restarts     map[uint32]int64 // where sequences begin of tables that stay empty
 	registration []manifest.RegistryTable
 	unregistered error // why the registration could not be read
-
-	err error // why it must be taken again
-}
-
-// forget lets go of what is only needed while the tenant is being copied, so
-// that memory does not grow with the number of tenants.
-func (t *tenant) forget() {
-	t.relations, t.details, t.config, t.members, t.matviews, t.script, t.frames = nil, nil, nil, nil, nil, script{}, nil
-	t.stored, t.restarts, t.registration = nil, nil, nil
 }
 
 // round takes schemas at one snapshot.
@@ -70,8 +67,9 @@ type round struct {
 	answers  pgdump.Answers // of the snapshot's catalogue
 	later    bool           // not the backup's own moment
 
-	schemas         []pg.Schema // all of the database
-	tenants         []*tenant   // to take, the biggest first
+	schemas         []pg.Schema    // all of the database
+	byName          map[string]int // of these
+	tenants         []*tenant      // to take, the biggest first
 	needs           func() (map[uint32]*pg.Needs, error)
 	extensions      []pg.Extension
 	hasLargeObjects bool
@@ -95,7 +93,7 @@ type round struct {
 }
 
 func (r *run) newRound(ctx context.Context) (_ *round, err error) {
-	d := &round{run: r, newestState: newestState{server: r.Server}, changedSince: map[string]*pg.ChangedBlocks{}, proofs: map[string]bool{}, same: map[string]bool{}}
+	d := &round{run: r, newestState: newestState{server: r.Server}, byName: map[string]int{}, changedSince: map[string]*pg.ChangedBlocks{}, proofs: map[string]bool{}, same: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -118,6 +116,9 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	}
 	if d.schemas, err = pg.ListSchemas(ctx, d.tx, r.Schemas...); err != nil {
 		return nil, err
+	}
+	for i, s := range d.schemas {
+		d.byName[s.Name] = i
 	}
 	if i := slices.IndexFunc(d.schemas, pg.Schema.Unfilled); i >= 0 {
 		return nil, &UnfilledError{Database: d.info.Name, Mark: d.schemas[i].Name}
@@ -394,7 +395,7 @@ type results struct {
 // add takes the end of one tenant: saved as s, or failed with err. It returns
 // the errors that end the run.
 func (r *results) add(t *tenant, s *manifest.Schema, err error) error {
-	t.forget()
+	t.material = nil // so that memory does not grow with the number of tenants
 	var changed *changedError
 	var storage *storageError
 	var session *sessionError

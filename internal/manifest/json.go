@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 )
 
 // MaxSize is how many bytes of JSON Decode reads at most. A manifest takes
@@ -50,10 +51,14 @@ func DecodeChanged(r io.Reader) (*Manifest, error) {
 }
 
 func decode(r io.Reader) (*Manifest, []byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
-	if err != nil {
+	var all bytes.Buffer
+	if sized, ok := r.(interface{ Size() int64 }); ok && sized.Size() <= MaxSize {
+		all.Grow(int(sized.Size()) + bytes.MinRead)
+	}
+	if _, err := all.ReadFrom(io.LimitReader(r, MaxSize+1)); err != nil {
 		return nil, nil, fmt.Errorf("read manifest: %w", err)
 	}
+	b := all.Bytes()
 	if len(b) > MaxSize {
 		return nil, nil, fmt.Errorf("manifest is larger than %d MiB", MaxSize>>20)
 	}
@@ -132,26 +137,85 @@ func unmarshal(b []byte, v any) error {
 }
 
 // Encode validates the manifest and writes it as indented JSON with its digest
-// and a line feed at its end.
+// and a line feed at its end. What it needs of memory does not grow with the
+// number of schemas.
 func (m *Manifest) Encode(w io.Writer) error {
 	if err := m.Validate(); err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(m); err != nil {
-		return fmt.Errorf("write manifest: %w", err)
+	sum := sha256.New()
+	out := &limited{w: w, left: MaxSize}
+	text := io.MultiWriter(out, sum)
+	err := m.write(text)
+	if err == nil {
+		_, err = fmt.Fprintf(out, digestLine, sum.Sum(nil))
 	}
-	text := bytes.TrimSuffix(b.Bytes(), []byte(textEnd))
-	sum := sha256.Sum256(text)
-	text = fmt.Appendf(text, digestLine, sum)
-	if len(text) > MaxSize {
+	if errors.Is(err, errTooLarge) {
 		return fmt.Errorf("manifest of %d schemas is larger than %d MiB", len(m.Schemas), MaxSize>>20)
 	}
-	if _, err := w.Write(text); err != nil {
+	if err != nil {
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	return nil
+}
+
+// noSchemas is where the entries stand in a manifest without any. No string of
+// JSON holds a line feed.
+const noSchemas = "\n  \"schemas\": []"
+
+// write writes what the digest is of: all but the end.
+func (m *Manifest) write(w io.Writer) error {
+	frame := *m
+	frame.Schemas = []Schema{}
+	text, err := indented(&frame, "")
+	if err != nil {
+		return err
+	}
+	before, after, found := bytes.Cut(bytes.TrimSuffix(text, []byte(textEnd)), []byte(noSchemas))
+	if !found {
+		return errors.New("it has no place for schemas")
+	}
+	if len(m.Schemas) == 0 {
+		_, err = fmt.Fprintf(w, "%s%s%s", before, noSchemas, after)
+		return err
+	}
+	separator := strings.TrimSuffix(noSchemas, "]") + "\n    "
+	for i := range m.Schemas {
+		entry, err := indented(&m.Schemas[i], "    ")
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "%s%s%s", before, separator, bytes.TrimSuffix(entry, []byte("\n"))); err != nil {
+			return err
+		}
+		before, separator = nil, ",\n    "
+	}
+	_, err = fmt.Fprintf(w, "\n  ]%s", after)
+	return err
+}
+
+// indented is a value as JSON, the lines after the first behind a prefix, with a
+// line feed at its end.
+func indented(v any, prefix string) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent(prefix, "  ")
+	err := enc.Encode(v)
+	return b.Bytes(), err
+}
+
+var errTooLarge = errors.New("too large")
+
+// limited writes so many bytes and no more.
+type limited struct {
+	w    io.Writer
+	left int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.left -= len(p); l.left < 0 {
+		return 0, errTooLarge
+	}
+	return l.w.Write(p)
 }

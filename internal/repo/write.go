@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -126,11 +126,19 @@ func (r *Repo) absent(ctx context.Context, key string) (bool, error) {
 
 // put writes a small object.
 func (r *Repo) put(ctx context.Context, key string, content []byte) error {
+	return r.create(ctx, key, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// create makes an object of what is written.
+func (r *Repo) create(ctx context.Context, key string, write func(io.Writer) error) error {
 	w, err := r.storage.Create(ctx, key)
 	if err != nil {
 		return err
 	}
-	if _, err = w.Write(content); err == nil {
+	if err = write(w); err == nil {
 		err = w.Commit()
 	}
 	if err != nil {
@@ -303,8 +311,7 @@ func (d *DataWriter) Abort() error {
 // After an error the backup does not exist and Abort must follow, unless the
 // error says that the backup is complete.
 func (w *BackupWriter) Finish(ctx context.Context, m *manifest.Manifest) error {
-	content, err := w.prepare(ctx, m)
-	if err != nil {
+	if err := w.prepare(ctx, m); err != nil {
 		return fmt.Errorf("finish backup %s: %w", w.id, err)
 	}
 	s := w.repo.storage
@@ -313,10 +320,10 @@ func (w *BackupWriter) Finish(ctx context.Context, m *manifest.Manifest) error {
 	}
 	w.mu.Lock()
 	w.manifest = true
-	err = w.usable()
+	err := w.usable()
 	w.mu.Unlock()
 	if err == nil {
-		err = w.repo.put(ctx, manifestKey(w.id), content)
+		err = w.repo.create(ctx, manifestKey(w.id), m.Encode)
 	}
 	if err != nil {
 		return fmt.Errorf("write manifest of backup %s: %w", w.id, err)
@@ -339,15 +346,15 @@ func (w *BackupWriter) Finish(ctx context.Context, m *manifest.Manifest) error {
 	return nil
 }
 
-// prepare checks the manifest against what was written and encodes it.
-func (w *BackupWriter) prepare(ctx context.Context, m *manifest.Manifest) ([]byte, error) {
+// prepare completes the manifest and checks it against what was written.
+func (w *BackupWriter) prepare(ctx context.Context, m *manifest.Manifest) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.usable(); err != nil {
-		return nil, err
+		return err
 	}
 	if w.open > 0 {
-		return nil, fmt.Errorf("%d data files are still being written", w.open)
+		return fmt.Errorf("%d data files are still being written", w.open)
 	}
 	m.Format, m.ID = manifest.Format, w.id
 	if m.BackupType == "" {
@@ -362,18 +369,18 @@ func (w *BackupWriter) prepare(ctx context.Context, m *manifest.Manifest) ([]byt
 	if m.Schemas == nil {
 		m.Schemas = []manifest.Schema{}
 	}
-	var b bytes.Buffer
-	if err := m.Encode(&b); err != nil {
-		return nil, err
+	if err := m.Validate(); err != nil {
+		return err
 	}
-	return b.Bytes(), w.checkFiles(ctx, m)
+	return w.checkFiles(ctx, m)
 }
 
 // checkFiles is called with mu held.
 func (w *BackupWriter) checkFiles(ctx context.Context, m *manifest.Manifest) error {
 	earlier := make(map[string]int64) // size of files that this run did not write; -1: not found
-	for _, s := range m.Schemas {
-		for _, key := range append([]string{s.Filepath}, neededBy(&s)...) {
+	for i := range m.Schemas {
+		s := &m.Schemas[i]
+		for _, key := range append([]string{s.Filepath}, neededBy(s)...) {
 			if _, own := w.stored[key]; !own && key != "" {
 				earlier[key] = -1
 			}
@@ -389,8 +396,9 @@ func (w *BackupWriter) checkFiles(ctx context.Context, m *manifest.Manifest) err
 			return err
 		}
 	}
-	for _, s := range m.Schemas {
-		for _, key := range neededBy(&s) {
+	for i := range m.Schemas {
+		s := &m.Schemas[i]
+		for _, key := range neededBy(s) {
 			if earlier[key] < 0 {
 				return fmt.Errorf("schema %q needs %s, which is not in the repository", s.Schema, key)
 			}

@@ -8,12 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"syscall"
 )
 
 // bufferSize joins small writes, of frame headers and index lines. Larger ones
 // go straight through.
 const bufferSize = 128 << 10
+
+// buffers are those of files that are written no more: a backup of many small
+// tenants would make garbage of one for each.
+var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
 
 // writer writes one new file under a temporary name.
 type writer struct {
@@ -29,7 +34,9 @@ type writer struct {
 }
 
 func newWriter(ctx context.Context, s *Store, root *os.Root, f *os.File, key, temp string) *writer {
-	return &writer{ctx: ctx, store: s, root: root, file: f, buf: bufio.NewWriterSize(f, bufferSize), key: key, temp: temp}
+	buf := buffers.Get().(*bufio.Writer) //nolint:errcheck,forcetypeassert // nothing else is put there
+	buf.Reset(f)
+	return &writer{ctx: ctx, store: s, root: root, file: f, buf: buf, key: key, temp: temp}
 }
 
 func (w *writer) Write(p []byte) (int, error) {
@@ -74,6 +81,9 @@ func (w *writer) Commit() error {
 		return w.err
 	}
 	w.done = true
+	w.buf.Reset(nil)
+	buffers.Put(w.buf)
+	w.buf = nil
 	w.store.touch(w.store.path(path.Dir(w.key)))
 	// What is left open or undone here harms nothing: the object exists.
 	_ = w.root.Close()
