@@ -67,7 +67,7 @@ more, 130 interrupted.`,
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), "jobs")
-	cmd.Flags().Lookup("jobs").Usage = "how many files are read at once, `N`"
+	cmd.Flags().Lookup("jobs").Usage = "how many files, or parts of one, are read at once, `N`"
 	return cmd
 }
 

@@ -82,7 +82,7 @@ Exit codes: 0 all is well, 1 something is wrong, 2 wrong usage, 130 interrupted.
 	}
 	opts.AddFlags(cmd.Flags())
 	config.AddFlags(cmd.Flags(), "jobs", "database-url", "pg-dump", "lock-timeout", "time-zone")
-	cmd.Flags().Lookup("jobs").Usage = "how many files are read at once, `N`"
+	cmd.Flags().Lookup("jobs").Usage = "how many files, or parts of one, are read at once, `N`"
 	return cmd
 }
 

@@ -479,7 +479,8 @@ func (w *worker) store(ctx context.Context, t *tenant, c *contents, e *earlier, 
 			err = errors.Join(err, data.Abort())
 		}
 	}()
-	index, err := w.write(ctx, t, c, e, typ, datafile.NewWriter(data, w.Compression))
+	file := datafile.NewWriter(data, w.Compression)
+	index, err := w.write(ctx, t, c, e, typ, file)
 	if err != nil {
 		return nil, err
 	}
@@ -493,7 +494,7 @@ func (w *worker) store(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	}
 	s := &manifest.Schema{
 		Schema: t.Name, Tenant: t.tenant, Filename: stored.Key[strings.LastIndexByte(stored.Key, '/')+1:], Filepath: stored.Key,
-		Size: stored.Size, Hash: stored.Hash, Timestamp: w.out.ID(), Type: typ, Tables: int64(len(index.Tables)),
+		Size: stored.Size, Hash: stored.Hash, IndexHash: file.IndexHash(), Timestamp: w.out.ID(), Type: typ, Tables: int64(len(index.Tables)),
 		Definitions: t.definitions, Content: c.digest(), Uses: t.uses,
 	}
 	for _, table := range index.Tables {

@@ -48,7 +48,7 @@ func TestIncremental(t *testing.T) {
 		t.Helper()
 		for _, s := range schemas {
 			was, is := entry(t, of, s), entry(t, m, s)
-			if was.Filepath != is.Filepath || was.Hash != is.Hash || was.Timestamp != is.Timestamp || !slices.Equal(was.References, is.References) {
+			if was.Filepath != is.Filepath || was.Hash != is.Hash || was.IndexHash != is.IndexHash || is.IndexHash == "" || was.Timestamp != is.Timestamp || !slices.Equal(was.References, is.References) {
 				t.Errorf("%s: nothing changed, but the entry is %+v, it was %+v", s, is, was)
 			}
 		}

@@ -77,6 +77,17 @@ func (x *Index) Adds() bool {
 	})
 }
 
+// End is how many bytes of the file are frames that the index lists. Behind them
+// are the index itself and the trailer.
+func (x *Index) End() (end int64) {
+	for _, f := range x.Frames {
+		if f.File == 0 {
+			end += f.Length
+		}
+	}
+	return end
+}
+
 // Place is where a frame lies, as other files refer to it. self is the file
 // that the index is that of.
 func (x *Index) Place(self FileRef, frame int) (FileRef, Frame) {

@@ -115,14 +115,26 @@ func (f *File) StoredFrame(i int) ([]byte, Algorithm, error) {
 	return b, a, nil
 }
 
-// CheckFrame reads a frame as it is stored and compares it with its hash.
+// hashBuffers are for what is read to be hashed.
+var hashBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 1<<20)
+	return &b
+}}
+
+// ErrChanged says that a frame is not what the index says.
+var ErrChanged = errors.New("does not have the contents that the index says")
+
+// CheckFrame reads a frame as it is stored and compares it with its hash. What is
+// wrong with its contents is an error that matches ErrChanged.
 func (f *File) CheckFrame(i int) error {
 	in, _, err := f.section(i)
 	if err != nil {
 		return err
 	}
 	h := sha256.New()
-	if n, err := io.Copy(h, in); err != nil {
+	piece := hashBuffers.Get().(*[]byte)
+	defer hashBuffers.Put(piece)
+	if n, err := io.CopyBuffer(h, in, *piece); err != nil {
 		return fmt.Errorf("frame %d: %w", i, err)
 	} else if n != in.Size() {
 		return fmt.Errorf("frame %d: %w", i, io.ErrUnexpectedEOF)
@@ -136,9 +148,9 @@ func (f *File) CheckFrame(i int) error {
 func (f *File) changed(i int) error {
 	fr := f.Index.Frames[i]
 	if fr.File > 0 {
-		return fmt.Errorf("frame %d (%s) in %s does not have the contents that the index says", i, fr.Kind, f.Index.Header.Files[fr.File-1].Key)
+		return fmt.Errorf("frame %d (%s) in %s %w", i, fr.Kind, f.Index.Header.Files[fr.File-1].Key, ErrChanged)
 	}
-	return fmt.Errorf("frame %d (%s) does not have the contents that the index says", i, fr.Kind)
+	return fmt.Errorf("frame %d (%s) %w", i, fr.Kind, ErrChanged)
 }
 
 // OpenFrame opens a frame for reading from its first byte. The frame's length

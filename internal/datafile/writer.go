@@ -164,6 +164,7 @@ type Writer struct {
 	index    Index
 	referred map[referred]int // frames of earlier files, by their number here
 	err      error            // of the first write that failed: nothing may follow it
+	tail     hash.Hash        // of what Close wrote; nil before
 }
 
 // NewWriter begins a data file.
@@ -291,11 +292,26 @@ func (w *Writer) Close(e *Encoder, h Header) (*Index, error) {
 	}
 	x := w.index
 	offset, length := w.at, int64(e.out.Len())
+	trailer := trailerFrame(w.compression.Algorithm, offset, length)
 	if _, err := w.append(Frame{Kind: indexFrame}, e.out.Bytes()); err != nil {
 		return nil, err
 	}
-	if _, err := w.append(Frame{Kind: endOfFileFrame}, trailerFrame(w.compression.Algorithm, offset, length)); err != nil {
+	if _, err := w.append(Frame{Kind: endOfFileFrame}, trailer); err != nil {
 		return nil, err
 	}
+	w.tail = sha256.New()
+	w.tail.Write(e.out.Bytes())
+	w.tail.Write(trailer)
 	return &x, nil
+}
+
+// IndexHash is the hash of all that Close wrote, index and trailer, as
+// manifest.Schema has it. Before Close it is empty.
+func (w *Writer) IndexHash() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tail == nil {
+		return ""
+	}
+	return "sha256:" + hex.EncodeToString(w.tail.Sum(nil))
 }

@@ -153,12 +153,16 @@ type Mark struct {
 
 // Schema is one schema of a backup and the data file that holds it.
 type Schema struct {
-	Schema      string `json:"schema"`
-	Tenant      string `json:"tenant"`
-	Filename    string `json:"filename"`
-	Filepath    string `json:"filepath"` // relative to the repository, with slashes; absolute where the original system wrote it
-	Size        int64  `json:"size"`
-	Hash        string `json:"hash"` // "sha256:" and the hexadecimal digest of the whole file
+	Schema   string `json:"schema"`
+	Tenant   string `json:"tenant"`
+	Filename string `json:"filename"`
+	Filepath string `json:"filepath"` // relative to the repository, with slashes; absolute where the original system wrote it
+	Size     int64  `json:"size"`
+	Hash     string `json:"hash"` // "sha256:" and the hexadecimal digest of the whole file
+	// IndexHash is the hash of what of the data file lies behind its frames: index and
+	// trailer. As the index has the hashes of the frames, with it the parts of the file
+	// can be checked one by one. Empty in manifests of before.
+	IndexHash   string `json:"index_hash,omitempty"`
 	MediaBackup string `json:"media_backup,omitempty"`
 	Timestamp   string `json:"timestamp"` // YYYYMMDD_HHMMSS, UTC
 	Type        Type   `json:"type"`

@@ -226,6 +226,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"other filename":  {first("filename", "x.sql"), "is not that of filepath"},
 		"short hash":      {first("hash", "sha256:abc123"), "64 hexadecimal digits"},
 		"no hash":         {first("hash", ""), "does not begin with sha256:"},
+		"index hash":      {first("index_hash", "sha256:abc"), "index_hash"},
 		"other hash":      {first("hash", "md5:"+digest), "does not begin with sha256:"},
 		"hash of letters": {first("hash", "sha256:"+strings.Repeat("z", 64)), "64 hexadecimal digits"},
 		"media outside":   {first("media_backup", "../media.tar"), "outside the repository"},

@@ -179,6 +179,9 @@ func (s Schema) validate(format int) error {
 		if _, err := s.Digest(format); err != nil {
 			return err
 		}
+		if _, err := s.IndexDigest(format); err != nil {
+			return fmt.Errorf("index_%w", err)
+		}
 		if name := path.Base(s.Filepath); format > 0 && s.Filename != "" && s.Filename != name {
 			return fmt.Errorf("filename %q is not that of filepath %q", s.Filename, s.Filepath)
 		}
@@ -248,6 +251,15 @@ func (s Schema) Digest(format int) (string, error) {
 		return "", nil
 	}
 	return hexDigest(s.Hash, format)
+}
+
+// IndexDigest is the SHA-256 of index and trailer of the data file, as Digest that
+// of the whole. Empty where the entry has none.
+func (s Schema) IndexDigest(format int) (string, error) {
+	if s.IndexHash == "" || format == 0 { // the files of the original system have no index
+		return "", nil
+	}
+	return hexDigest(s.IndexHash, format)
 }
 
 // Digest is that of the archive, as Schema.Digest for the data file.

@@ -47,8 +47,9 @@ func (r *Repo) OpenArchive(ctx context.Context, key string, size int64) (storage
 	return o, nil
 }
 
-// CheckMediaHash is CheckHash for an opened media archive of an entry whose
-// manifest knows its hash.
+// CheckMediaHash reads an opened media archive once and compares it with the entry
+// of its manifest, which has its hash. What is wrong with it is a *DataError.
+// progress, which may be nil, is told the bytes of each piece that was read.
 func CheckMediaHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
 	key, err := s.MediaKey(m.Format)
 	if err != nil {

@@ -3,8 +3,6 @@ package repo
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -305,64 +303,4 @@ func (r *Repo) OpenData(ctx context.Context, m *manifest.Manifest, s manifest.Sc
 		return nil, errors.Join(wrong, o.Close())
 	}
 	return o, nil
-}
-
-// CheckHash reads an opened data file once and compares it with the entry of
-// its manifest, with its size only where that has no hash. What is wrong with it
-// is a *DataError. progress, which may be nil, is told the bytes of each piece that was read.
-func CheckHash(ctx context.Context, o storage.Object, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
-	key, err := s.Key(m.Format)
-	if err != nil {
-		return fmt.Errorf("schema %q: %w", s.Schema, err)
-	}
-	want, err := s.Digest(m.Format)
-	if err != nil {
-		return fmt.Errorf("schema %q: %w", s.Schema, err)
-	}
-	return checkHash(ctx, o, s.Size, want, DataError{Schema: s.Schema, Tenant: s.Tenant, Key: key}, progress)
-}
-
-func checkHash(ctx context.Context, o storage.Object, size int64, want string, wrong DataError, progress func(n int64)) error {
-	if o.Size() != size {
-		wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", o.Size()), fmt.Sprint(size)
-		return &wrong
-	}
-	h := sha256.New()
-	piece := make([]byte, min(size, 1<<20))
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := min(int64(len(piece)), size-off)
-		read, err := o.ReadAt(piece[:n], off)
-		h.Write(piece[:read])
-		off += int64(read)
-		if progress != nil {
-			progress(int64(read))
-		}
-		switch {
-		case int64(read) == n:
-		case errors.Is(err, io.EOF):
-			wrong.Err, wrong.Got, wrong.Want = ErrSize, fmt.Sprintf("%d bytes", off), fmt.Sprint(size)
-			return &wrong
-		default:
-			wrong.Err = fmt.Errorf("read at byte %d: %w", off, err)
-			return &wrong
-		}
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); want != "" && got != want {
-		wrong.Err, wrong.Got, wrong.Want = ErrHash, "sha256 "+got, want
-		return &wrong
-	}
-	return nil
-}
-
-// CheckData opens the data file of an entry, checks it as CheckHash does, and
-// closes it.
-func (r *Repo) CheckData(ctx context.Context, m *manifest.Manifest, s manifest.Schema, progress func(n int64)) error {
-	o, err := r.OpenData(ctx, m, s)
-	if err != nil {
-		return err
-	}
-	return errors.Join(CheckHash(ctx, o, m, s, progress), o.Close())
 }

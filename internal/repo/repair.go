@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -324,7 +322,8 @@ type candidate struct {
 	storage.Info
 	index   *datafile.Index
 	hash    string
-	damaged error // what is wrong with its contents
+	tail    string // hash of index and trailer; of data files
+	damaged error  // what is wrong with its contents
 }
 
 // notKnown is what is wrong with a data file without an index.
@@ -470,7 +469,8 @@ func (r *Repo) dataIndex(ctx context.Context, key string) (*datafile.Index, erro
 	return f.Index, nil
 }
 
-// hash reads a whole data file. What cannot be read of it is damage.
+// hash reads a whole file, and of a data file what lies behind its frames once
+// more. What cannot be read of it is damage.
 func (r *Repo) hash(ctx context.Context, c *candidate) error {
 	object, err := r.storage.Open(ctx, c.Key)
 	if err != nil {
@@ -478,22 +478,19 @@ func (r *Repo) hash(ctx context.Context, c *candidate) error {
 		return ctx.Err()
 	}
 	defer object.Close()
-	h := sha256.New()
-	piece := make([]byte, min(object.Size(), 1<<20))
-	for off := int64(0); off < object.Size(); {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+	read := func(from int64) string {
+		digest, at, err := hashRange(ctx, object, from, object.Size(), nil)
+		if err != nil {
+			c.damaged = cmp.Or(c.damaged, fmt.Errorf("read at byte %d: %w", at, err))
+			return ""
 		}
-		n, err := object.ReadAt(piece[:min(int64(len(piece)), object.Size()-off)], off)
-		h.Write(piece[:n])
-		off += int64(n)
-		if err != nil && off < object.Size() {
-			c.damaged = fmt.Errorf("read at byte %d: %w", off, err)
-			return nil
-		}
+		return hashPrefix + digest
 	}
-	c.hash = "sha256:" + hex.EncodeToString(h.Sum(nil))
-	return nil
+	c.hash = read(0)
+	if c.index != nil {
+		c.tail = read(c.index.End())
+	}
+	return context.Cause(ctx)
 }
 
 // groupByRun sorts the files of each run, the oldest run first.
@@ -762,7 +759,7 @@ func manifestOf(c candidate) *manifest.Manifest {
 func entryOf(c candidate, moment *manifest.Snapshot) manifest.Schema {
 	h := c.index.Header
 	e := manifest.Schema{
-		Schema: h.Schema, Tenant: h.Tenant, Filename: path.Base(c.Key), Filepath: c.Key, Size: c.Size, Hash: c.hash,
+		Schema: h.Schema, Tenant: h.Tenant, Filename: path.Base(c.Key), Filepath: c.Key, Size: c.Size, Hash: c.hash, IndexHash: c.tail,
 		Timestamp: h.Backup, Type: h.Type, Tables: int64(len(c.index.Tables)), Definitions: h.Definitions,
 	}
 	for _, f := range h.Files {

@@ -84,7 +84,7 @@ func writeFile(ctx context.Context, w *BackupWriter, schema string, later bool) 
 		return e, err
 	}
 	s, err := d.Commit()
-	e.Filename, e.Filepath, e.Size, e.Hash = filepath.Base(s.Key), s.Key, s.Size, s.Hash
+	e.Filename, e.Filepath, e.Size, e.Hash, e.IndexHash = filepath.Base(s.Key), s.Key, s.Size, s.Hash, file.IndexHash()
 	return e, err
 }
 

@@ -278,7 +278,7 @@ func (d *DataWriter) Commit() (Stored, error) {
 	if err != nil {
 		return Stored{}, err
 	}
-	s := Stored{Key: d.key, Size: d.size, Hash: "sha256:" + hex.EncodeToString(d.hash.Sum(nil))}
+	s := Stored{Key: d.key, Size: d.size, Hash: hashPrefix + hex.EncodeToString(d.hash.Sum(nil))}
 	d.ended = true
 	d.backup.end(d.key, &s)
 	return s, nil

@@ -1,8 +1,11 @@
 package restore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/tenantkeep/tenantkeep/internal/backup"
+	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/pgtest"
@@ -247,6 +252,93 @@ func TestDamagedFiles(t *testing.T) {
 	if schemas(t, target) != "public" {
 		t.Errorf("something was touched: %s", schemas(t, target))
 	}
+}
+
+// TestDamagedParts changes a byte of each frame and of the index, of files that have a
+// hash of their index and that have none, and of one that is referred to.
+func TestDamagedParts(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.New(t), pgtest.New(t)
+	shop(t, source, "a")
+	full := save(t, source)
+	source.Exec(t, "INSERT INTO a.orders VALUES (1000, 1)")
+	later, err := backup.Run(t.Context(), backup.Options{
+		Server: server(t, source), Repo: full.repo, Type: manifest.Incremental, Jobs: 2, Version: "test",
+		Compression: datafile.Compression{Algorithm: datafile.Zstd}, Progress: &notes{t: t}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(m *manifest.Manifest) *manifest.Schema {
+		return &m.Schemas[slices.IndexFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == "a" })]
+	}
+	e := *entry(full.manifest)
+	path := filepath.Join(full.dir, filepath.FromSlash(e.Filepath))
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := datafile.Open(bytes.NewReader(whole), e.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(entry(later.Manifest).References, e.Filepath) || e.IndexHash == "" || entry(later.Manifest).IndexHash == "" {
+		t.Fatalf("entries %+v, %+v", e, *entry(later.Manifest))
+	}
+	dry := func(m *manifest.Manifest) error {
+		t.Helper()
+		_, _, err := saved{full.dir, full.repo, m}.into(t, t.Context(), target, func(o *restore.Options) { o.DryRun = true })
+		return err
+	}
+	damaged := func(at int64, m *manifest.Manifest) error {
+		t.Helper()
+		b := bytes.Clone(whole)
+		b[at] ^= 0x10
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := dry(m)
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return err
+	}
+	places := map[string]int64{"index": f.Index.End(), "last line": e.Size - 2}
+	for i, frame := range f.Index.Frames {
+		places[fmt.Sprintf("frame %d (%s)", i, frame.Kind)] = frame.Offset + frame.Length/2
+	}
+	for name, at := range places {
+		if err := damaged(at, full.manifest); !errors.Is(err, repo.ErrHash) || !strings.Contains(err.Error(), e.Filepath) {
+			t.Errorf("%s of %s changed: %v", name, e.Filepath, err)
+		}
+	}
+	if err := damaged(e.Size/2, withoutIndexHash(full.manifest)); !errors.Is(err, repo.ErrHash) || !strings.Contains(err.Error(), e.Hash[len("sha256:"):]) {
+		t.Errorf("a byte of %s changed, of whose index no hash is known: %v", e.Filepath, err)
+	}
+	i := slices.IndexFunc(f.Index.Frames, func(f datafile.Frame) bool { return f.Kind == datafile.DataFrame })
+	for _, m := range []*manifest.Manifest{later.Manifest, withoutIndexHash(later.Manifest)} {
+		if err := dry(m); err != nil {
+			t.Errorf("sound files: %v", err)
+		}
+		if err := damaged(f.Index.Frames[i].Offset, m); !errors.Is(err, repo.ErrHash) || !strings.Contains(err.Error(), e.Filepath) {
+			t.Errorf("rows that are referred to changed: %v", err)
+		}
+	}
+	_, _, err = saved{full.dir, full.repo, withoutIndexHash(later.Manifest)}.into(t, t.Context(), target)
+	if err != nil {
+		t.Error(err)
+	}
+	pgtest.RequireEqual(t, source, target, pgtest.Compare{})
+}
+
+// withoutIndexHash is a manifest as versions of before wrote it.
+func withoutIndexHash(m *manifest.Manifest) *manifest.Manifest {
+	old := *m
+	old.Schemas = slices.Clone(m.Schemas)
+	for i := range old.Schemas {
+		old.Schemas[i].IndexHash = ""
+	}
+	return &old
 }
 
 // Rows that change under the restore are found by the comparison.

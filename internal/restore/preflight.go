@@ -111,7 +111,7 @@ func (r *run) preflight(ctx context.Context) error {
 		}
 	}
 	r.makePlan()
-	p := &checker{run: r}
+	p := &checker{run: r, pieces: repo.NewChecker(r.Jobs)}
 	if err := p.files(ctx); err != nil {
 		return err
 	}
@@ -200,6 +200,7 @@ func expected(m *manifest.Manifest, bytes int64) time.Duration {
 // checker collects findings.
 type checker struct {
 	*run
+	pieces   *repo.Checker // of data files
 	mu       sync.Mutex
 	findings []Finding
 }
@@ -249,7 +250,7 @@ func (p *checker) file(ctx context.Context, u *unit) error {
 	}
 	defer u.data.release()
 	count := func(n int64) { p.Progress.Add(n, 0) }
-	if err := repo.CheckHash(ctx, u.data.object, p.Manifest, u.entry, count); err != nil {
+	if err := p.pieces.Index(ctx, u.data.object, p.Manifest, u.entry, count); err != nil {
 		return err
 	}
 	f, err := datafile.Open(u.data, u.entry.Size)
@@ -259,19 +260,14 @@ func (p *checker) file(ctx context.Context, u *unit) error {
 	if err := CheckIndex(f.Index, u.entry); err != nil {
 		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
 	}
+	if err := p.pieces.Own(ctx, f, p.Manifest, u.entry, count); err != nil {
+		return err
+	}
 	if err := u.data.refer(ctx, f); err != nil {
 		return err
 	}
-	for i, frame := range f.Index.Frames {
-		if frame.File == 0 {
-			continue // the whole file has been read
-		}
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		if err := f.CheckFrame(i); err != nil {
-			return fmt.Errorf("data file %s: %w", u.entry.Filename, err)
-		}
+	if err := p.pieces.Referred(ctx, f); err != nil {
+		return err
 	}
 	if err := f.ReadStatements(); err != nil {
 		return fmt.Errorf("data file %s: %w", u.entry.Filename, err)

@@ -236,7 +236,8 @@ func TestWrongIndex(t *testing.T) {
 		"has 2 rows, its index says 3": func(t *manifest.Table, e *manifest.Schema) {
 			t.Rows, t.Segments[0].Rows, t.Segments[0].Pieces[0].Rows, e.Rows = 3, 3, 3, 3
 		},
-		"2 rows, the manifest says 7": func(_ *manifest.Table, e *manifest.Schema) { e.Rows = 7 },
+		"other contents (sha256 of its index ": func(_ *manifest.Table, e *manifest.Schema) { e.IndexHash = "sha256:" + strings.Repeat("0", 64) },
+		"2 rows, the manifest says 7":          func(_ *manifest.Table, e *manifest.Schema) { e.Rows = 7 },
 		"holds 1 tables, the manifest says 9": func(_ *manifest.Table, e *manifest.Schema) {
 			e.Tables = 9
 		},
