@@ -42,67 +42,120 @@ func (r *run) load(ctx context.Context) error {
 	for _, u := range r.alive() {
 		total += u.bytes()
 	}
+	freeze, err := r.mayFreeze(ctx)
+	if err != nil {
+		return err
+	}
 	var tasks []task
 	for _, u := range r.alive() {
-		places := u.places()
-		early, err := r.planEarly(ctx, u)
-		if err != nil {
+		l := &loading{run: r, unit: u, total: total, places: u.places()}
+		if err := l.prepare(ctx, freeze); err != nil {
 			u.fail(err)
 			continue
 		}
-		left := map[tableKey]*atomic.Int64{} // frames of big tables to be loaded
-		for _, list := range places {
-			for _, key := range u.tablesAt(list) {
-				if left[key] == nil {
-					left[key] = &atomic.Int64{}
-				}
-				left[key].Add(1)
-			}
-		}
-		for i, f := range u.file.Index.Frames {
-			t := task{unit: u, size: f.Size}
-			switch f.Kind {
-			case datafile.DataFrame:
-				if len(places[i]) == 0 {
-					continue
-				}
-				if table := places[i][0].table; table.Bytes >= bigTable {
-					// All frames of a table have the same size here: they are taken in
-					// their order, the greatest table first.
-					t.size, t.table = table.Bytes, table
-					t.most = max(1, int(math.Round(float64(r.Jobs)*float64(table.Bytes)/float64(total))))
-				}
-				if f.Size <= wholeFrame {
-					t.read = func(ctx context.Context, buffer []byte) ([]byte, error) {
-						return u.readFrame(ctx, i, buffer)
-					}
-				}
-				t.run = func(ctx context.Context, s *session) ([]task, error) {
-					if err := r.loadFrame(ctx, s, u, i, places[i]); err != nil {
-						return nil, err
-					}
-					var indexes []task
-					for _, key := range u.tablesAt(places[i]) {
-						if left[key].Add(-1) == 0 {
-							indexes = append(indexes, early[key]...)
-						}
-					}
-					return indexes, nil
-				}
-			case datafile.LargeObjects, datafile.SequenceFrame:
-				if u.kept != nil || u.inUse != nil || u.objects != nil && f.Kind == datafile.LargeObjects {
-					continue // some of the sequences went with their tables; core's have their values
-				}
-				t.run = func(ctx context.Context, s *session) ([]task, error) {
-					return nil, r.runFrame(ctx, s, u, i)
-				}
-			default:
-				continue
-			}
-			tasks = append(tasks, t)
-		}
+		tasks = append(tasks, l.tasks()...)
 	}
 	return r.work(ctx, tasks)
+}
+
+// loading is how the rows of a unit come in.
+type loading struct {
+	run    *run
+	unit   *unit
+	total  int64 // bytes of all units
+	places map[int][]place
+	frozen map[*manifest.Table][]int // tables that are loaded frozen, with their frames
+	early  map[tableKey][]task
+	left   map[tableKey]*atomic.Int64 // frames of big tables to be loaded
+}
+
+// prepare plans what follows big tables, and which of them are loaded frozen.
+func (l *loading) prepare(ctx context.Context, freeze bool) (err error) {
+	if l.early, err = l.run.planEarly(ctx, l.unit); err != nil {
+		return err
+	}
+	l.left = map[tableKey]*atomic.Int64{}
+	for _, list := range l.places {
+		for _, key := range l.unit.tablesAt(list) {
+			if l.left[key] == nil {
+				l.left[key] = &atomic.Int64{}
+			}
+			l.left[key].Add(1)
+		}
+	}
+	if freeze {
+		l.frozen, err = l.findFrozen(ctx)
+	}
+	return err
+}
+
+// tasks are those for all frames of the unit.
+func (l *loading) tasks() []task {
+	r, u := l.run, l.unit
+	var tasks []task
+	for i, f := range u.file.Index.Frames {
+		switch f.Kind {
+		case datafile.DataFrame:
+			places := l.places[i]
+			if len(places) == 0 {
+				continue
+			}
+			frames := l.frozen[places[0].table]
+			switch {
+			case frames == nil:
+				tasks = append(tasks, l.frame(i))
+			case frames[0] == i:
+				tasks = append(tasks, l.table(places[0].table, frames))
+			}
+		case datafile.LargeObjects, datafile.SequenceFrame:
+			if u.kept != nil || u.inUse != nil || u.objects != nil && f.Kind == datafile.LargeObjects {
+				continue // some of the sequences went with their tables; core's have their values
+			}
+			tasks = append(tasks, task{unit: u, size: f.Size, run: func(ctx context.Context, s *session) ([]task, error) {
+				return nil, r.runFrame(ctx, s, u, i)
+			}})
+		}
+	}
+	return tasks
+}
+
+// frame is the task for a frame of rows.
+func (l *loading) frame(i int) task {
+	u, places := l.unit, l.places[i]
+	size := u.file.Index.Frames[i].Size
+	t := task{unit: u, size: size}
+	if table := places[0].table; table.Bytes >= bigTable {
+		// All frames of a table have the same size here: they are taken in
+		// their order, the greatest table first.
+		t.size, t.table = table.Bytes, table
+		t.most = max(1, int(math.Round(float64(l.run.Jobs)*float64(table.Bytes)/float64(l.total))))
+	}
+	if size <= wholeFrame {
+		t.read = func(ctx context.Context, _ int, buffer []byte) ([]byte, error) {
+			return u.readFrame(ctx, i, buffer)
+		}
+	}
+	t.run = func(ctx context.Context, s *session) ([]task, error) {
+		if err := l.run.loadFrame(ctx, s, u, i, places); err != nil {
+			return nil, err
+		}
+		return l.loaded(i), nil
+	}
+	return t
+}
+
+// loaded counts frames that are loaded and returns what became possible by the
+// last one of a table.
+func (l *loading) loaded(frames ...int) []task {
+	var indexes []task
+	for _, i := range frames {
+		for _, key := range l.unit.tablesAt(l.places[i]) {
+			if l.left[key].Add(-1) == 0 {
+				indexes = append(indexes, l.early[key]...)
+			}
+		}
+	}
+	return indexes
 }
 
 // places finds what rows lie in which frame, in the order of their places.
@@ -149,7 +202,6 @@ func (u *unit) readFrame(ctx context.Context, frame int, buffer []byte) ([]byte,
 // it, unless it is to be read as a stream.
 func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, places []place) error {
 	stream := u.file.Index.Frames[frame].Size > wholeFrame
-	text := s.buffer
 	var reader *forward
 	if stream {
 		if err := u.data.acquire(ctx); err != nil {
@@ -164,34 +216,18 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 		reader = &forward{r: f}
 	}
 	for chunk, textual := range u.chunks(places) {
-		copies := make([]copyIn, len(chunk))
-		var size, rows int64
-		binary := false
+		var m message
 		fill := func() {
-			size, rows, binary = 0, 0, false
-			for i, p := range chunk {
-				c := copyIn{sql: u.copySQL(p.table), rows: p.piece.Rows, name: u.qualified(p.table)}
-				format := u.format(p.table)
-				switch {
-				case stream:
-					c.data = &section{from: reader, offset: p.piece.Offset, left: p.piece.Bytes}
-				case format != nil:
-					c.sql += " WITH (FORMAT binary)"
-					c.binary = format.Rows(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
-					binary = true
-				default:
-					c.data = bytes.NewReader(text[p.piece.Offset : p.piece.Offset+p.piece.Bytes])
-				}
-				copies[i] = c
-				size += p.piece.Bytes
-				rows += p.piece.Rows
+			if stream {
+				m = u.streamed(chunk, reader)
+			} else {
+				m = u.message(chunk, s.buffer)
 			}
 		}
-		send := func(on, off string) error { return runCopies(ctx, s.conn, on, copies, off) }
+		send := func(on, off string) error { return runCopies(ctx, s.conn, on, m.copies, off) }
 		fill()
 		err := u.masked(textual, send)
-		refused := errors.Is(err, copybin.ErrText) || pg.Code(err) != ""
-		if binary && refused && !s.broken(ctx, err) {
+		if m.binary && s.refused(ctx, err) {
 			// Nothing of the message has stayed. As text the rows go in as they are,
 			// or the server says what is wrong with them.
 			for _, p := range chunk {
@@ -203,9 +239,58 @@ func (r *run) loadFrame(ctx context.Context, s *session, u *unit, frame int, pla
 		if err != nil {
 			return fmt.Errorf("load rows: %w", err)
 		}
-		r.Progress.Add(size, rows)
+		r.Progress.Add(m.size, m.rows)
 	}
 	return nil
+}
+
+// refused reports whether rows were not taken, in the form in which they were
+// sent, by a server that goes on.
+func (s *session) refused(ctx context.Context, err error) bool {
+	return (errors.Is(err, copybin.ErrText) || pg.Code(err) != "") && !s.broken(ctx, err)
+}
+
+// message is several COPY statements that are sent together.
+type message struct {
+	copies     []copyIn
+	size, rows int64
+	binary     bool // some of the rows
+}
+
+func (m *message) add(p place, c copyIn) {
+	c.rows = p.piece.Rows
+	m.copies = append(m.copies, c)
+	m.size += p.piece.Bytes
+	m.rows += p.piece.Rows
+	m.binary = m.binary || c.binary != nil
+}
+
+// message is the one for rows of a frame that was read as a whole.
+func (u *unit) message(places []place, text []byte, options ...string) (m message) {
+	for _, p := range places {
+		rows := text[p.piece.Offset : p.piece.Offset+p.piece.Bytes]
+		c := copyIn{sql: u.copySQL(p.table), name: u.qualified(p.table)}
+		with := options
+		if format := u.format(p.table); format != nil {
+			with = append([]string{"FORMAT binary"}, options...)
+			c.binary = format.Rows(rows)
+		} else {
+			c.data = bytes.NewReader(rows)
+		}
+		if len(with) > 0 {
+			c.sql += " WITH (" + strings.Join(with, ", ") + ")"
+		}
+		m.add(p, c)
+	}
+	return m
+}
+
+// streamed is message for a frame that is read as a stream.
+func (u *unit) streamed(places []place, reader *forward) (m message) {
+	for _, p := range places {
+		m.add(p, copyIn{sql: u.copySQL(p.table), name: u.qualified(p.table), data: &section{from: reader, offset: p.piece.Offset, left: p.piece.Bytes}})
+	}
+	return m
 }
 
 // chunks cuts places into messages, in their order, and says whether a message

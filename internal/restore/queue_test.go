@@ -39,7 +39,7 @@ func TestQueueKeepsSessionsApart(t *testing.T) {
 // is left for another.
 func TestQueueForesees(t *testing.T) {
 	t.Parallel()
-	read := func(context.Context, []byte) ([]byte, error) { return nil, nil }
+	read := func(context.Context, int, []byte) ([]byte, error) { return nil, nil }
 	q := newQueue([]task{{size: 5, read: read}, {size: 4, read: read}, {size: 3, read: read}, {size: 2}})
 	a, b := &session{}, &session{}
 	next := func(s *session, size int64) {

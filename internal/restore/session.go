@@ -43,10 +43,10 @@ type session struct {
 	buffer []byte // what the task has read, kept for the next one
 	spare  []byte // another one
 	ahead  *readAhead
-	// readErr is why the task could not read.
-	readErr error
-	tries   int  // for a lock; 0: lockTries
-	serial  bool // the server builds indexes without parallel workers
+	queue  *queue // where its tasks come from
+	task   task   // the present one
+	tries  int    // for a lock; 0: lockTries
+	serial bool   // the server builds indexes without parallel workers
 }
 
 // newSession connects. What it commits may be lost if the server stops within
@@ -278,9 +278,11 @@ type task struct {
 	table *manifest.Table
 	most  int
 	turn  int // in which order it was added
-	// read gets what run finds in the session's buffer. It may run while the
-	// session is still busy with another task. Nil: nothing.
-	read func(ctx context.Context, buffer []byte) ([]byte, error)
+	// read gets what run finds in the session's buffer: at first part 0, and what
+	// it takes of the others. It may run while the session is still busy with
+	// another part or task. Nil: nothing.
+	read  func(ctx context.Context, part int, buffer []byte) ([]byte, error)
+	parts int // that run takes, one after the other; 0: one
 	// run may return more tasks, which become possible by this one. Its error
 	// is that of the unit.
 	run func(ctx context.Context, s *session) ([]task, error)
@@ -298,16 +300,12 @@ func (r *run) work(ctx context.Context, tasks []task) error {
 	var workers sync.WaitGroup
 	for _, s := range r.sessions {
 		workers.Go(func() {
+			s.queue = q
 			defer s.forget()
 			for {
 				t, idle, ok := q.next(ctx, s)
 				if !ok {
 					return
-				}
-				s.take(ctx, t)
-				if next, ok := q.foresee(s, t); ok {
-					s.forget() // another session has taken that task
-					s.readAhead(ctx, next)
 				}
 				more, err := r.do(ctx, s, t, idle)
 				if err != nil {
@@ -336,9 +334,10 @@ func (r *run) do(ctx context.Context, s *session, t task, idle bool) ([]task, er
 	}
 	var more []task
 	if err == nil {
-		err = s.readErr
+		s.task = t
+		err = s.take(ctx, 0)
 	}
-	if err == nil {
+	if err == nil && !t.unit.failed() { // nothing is read ahead for one that failed
 		more, err = t.run(ctx, s)
 	}
 	switch {
@@ -353,42 +352,63 @@ func (r *run) do(ctx context.Context, s *session, t task, idle bool) ([]task, er
 	return nil, nil
 }
 
-// readAhead is the reading for a task that comes next.
+// readAhead is the reading of a part of a task that comes next.
 type readAhead struct {
 	turn int // of the task
+	part int
 	done chan struct{}
 	read []byte
 	err  error
 }
 
-// readAhead begins to read for a task.
-func (s *session) readAhead(ctx context.Context, t task) {
-	a := &readAhead{turn: t.turn, done: make(chan struct{})}
+// readAhead begins to read a part of a task.
+func (s *session) readAhead(ctx context.Context, t task, part int) {
+	s.forget() // another session has taken that task, or the parts begin again
+	a := &readAhead{turn: t.turn, part: part, done: make(chan struct{})}
 	buffer := s.spare
 	s.spare, s.ahead = nil, a
 	go func() {
 		defer close(a.done)
 		if a.read = buffer; !t.unit.failed() {
-			a.read, a.err = t.read(ctx, buffer)
+			a.read, a.err = t.read(ctx, part, buffer)
 		}
 	}()
 }
 
-// take reads for a task, or takes what was read ahead for it.
-func (s *session) take(ctx context.Context, t task) {
-	s.readErr = nil
-	if t.read == nil || t.unit.failed() { // do leaves it out
+// take gets a part of the session's task into its buffer, unless that was read
+// ahead, and begins to read what comes next: another part, or what the queue
+// foresees.
+func (s *session) take(ctx context.Context, part int) error {
+	t := s.task
+	var err error
+	switch {
+	case t.read == nil:
+	case s.ahead != nil && s.ahead.turn == t.turn && s.ahead.part == part:
+		<-s.ahead.done
+		err = s.ahead.err
+		s.buffer, s.spare, s.ahead = s.ahead.read, s.buffer, nil
+	default:
+		s.buffer, err = t.read(ctx, part, s.buffer)
+	}
+	if err != nil {
+		return err
+	}
+	if part+1 < t.parts {
+		s.readAhead(ctx, t, part+1)
+	} else if next, ok := s.queue.foresee(s, t); ok {
+		s.readAhead(ctx, next, 0)
+	}
+	return nil
+}
+
+// leave ends the transaction that a task has left open, without what it did.
+func (s *session) leave(ctx context.Context) {
+	if s.conn.PgConn().IsClosed() || s.conn.PgConn().TxStatus() == 'I' {
 		return
 	}
-	var read []byte
-	if s.ahead != nil && s.ahead.turn == t.turn {
-		<-s.ahead.done
-		read, s.readErr = s.ahead.read, s.ahead.err
-		s.ahead, s.spare = nil, s.buffer
-	} else {
-		read, s.readErr = t.read(ctx, s.buffer)
+	if _, err := s.conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll(); err != nil {
+		pg.Close(s.conn)
 	}
-	s.buffer = read
 }
 
 // forget waits for what is read ahead and lets go of it.
