@@ -10,11 +10,6 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 )
 
-// frozenShare is how much of one session's part of all rows, in percent, a table
-// may have to be left to one session: the others would wait for it longer than
-// frozen rows save.
-const frozenShare = 125
-
 // mayFreeze reports whether tables may be loaded frozen, which locks them for as
 // long as it takes. Nothing else looks at them meanwhile, unless a function does
 // that rows of another table are checked or computed with.
@@ -71,7 +66,7 @@ func (l *loading) findFrozen(ctx context.Context) (map[*manifest.Table][]int, er
 	frames := map[*manifest.Table][]int{}
 	for i := range u.file.Index.Tables {
 		t := &u.file.Index.Tables[i]
-		if t.Bytes >= bigTable && int64(l.run.Jobs)*t.Bytes <= l.total/100*frozenShare && t.Condition == "" && !u.isTextual(t) {
+		if t.Bytes >= bigTable && l.forOne(t) && t.Condition == "" && !u.isTextual(t) {
 			frames[t] = nil
 		}
 	}
@@ -91,6 +86,14 @@ func (l *loading) findFrozen(ctx context.Context) (map[*manifest.Table][]int, er
 		slices.Sort(list)
 	}
 	return frames, l.keepPlain(ctx, frames)
+}
+
+// forOne reports whether one session should load a table. With more than its
+// share of all rows, the others would wait for it longer than frozen rows save;
+// a little more is made up for by indexes, which the others build meanwhile.
+func (l *loading) forOne(t *manifest.Table) bool {
+	jobs := int64(l.run.Jobs)
+	return jobs*jobs*t.Bytes <= (jobs+1)*l.total
 }
 
 // keepPlain keeps of the tables those that PostgreSQL lets be frozen, and that

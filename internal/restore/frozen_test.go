@@ -74,7 +74,7 @@ func TestFrozenTables(t *testing.T) {
 		change func(*restore.Options)
 	}{
 		{name: "two sessions", want: []int{9000, 9000, 0}},
-		{name: "too much for one of three sessions", want: []int{0, 0, 0}, change: func(o *restore.Options) { o.Jobs = 3 }},
+		{name: "too much for one of four sessions", want: []int{0, 0, 0}, change: func(o *restore.Options) { o.Jobs = 4 }},
 		{
 			name: "no right to empty tables", want: []int{0, 0, 0}, change: as(t, db, "restore_no_truncate"),
 			before: "ALTER DEFAULT PRIVILEGES FOR ROLE restore_no_truncate REVOKE TRUNCATE ON TABLES FROM restore_no_truncate",
