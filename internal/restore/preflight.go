@@ -688,7 +688,7 @@ func (p *checker) occupied(ctx context.Context, s existing, u *unit) error {
 	}
 	// A mark says that nobody could use the schema yet, but a comment stays when
 	// somebody does, or copies it: where the schema can be replaced and kept, it is.
-	if backup, ok := parseMark(s.Comment); ok && (!p.Replace || p.run.core != nil) {
+	if backup, ok := pg.Unfinished(s.Comment); ok && (!p.Replace || p.run.core != nil) {
 		p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
 		p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
 		return nil
@@ -853,7 +853,7 @@ func (p *checker) core(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if backup, ok := parseMark(comment); ok {
+	if backup, ok := pg.Unfinished(comment); ok {
 		// The dead restore had found that none of its own objects existed;
 		// those of another backup it did not look for.
 		p.remains = append(p.remains, remainder{oid: oid, schema: manifest.CoreSchema, backup: backup})
