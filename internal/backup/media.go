@@ -173,10 +173,7 @@ func (o *mediaRun) note(level slog.Level, format string, args ...any) {
 
 // open opens the folder. Nil: there is none.
 func (o *mediaRun) open(ctx context.Context) (media.OpenTree, error) {
-	t := media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
-	if o.Type == manifest.Baseline { // whose tenant has the name of a template
-		t.Name = t.Schema
-	}
+	t := o.folder()
 	tree, err := o.openMedia(ctx, t)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return tree, err
@@ -230,6 +227,9 @@ func (o *mediaRun) save(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := o.stillThere(ctx, saved); err != nil {
+		return err
+	}
 	o.tell(saved)
 	if saved.Unchanged {
 		o.entry.MediaBackup, o.entry.Media = o.parent.entry.MediaBackup, o.parent.entry.Media
@@ -251,6 +251,32 @@ func (o *mediaRun) save(ctx context.Context) (err error) {
 		o.entry.Media.Failures = append(o.entry.Media.Failures, p.String())
 	}
 	return nil
+}
+
+// stillThere notes as a failure that the folder vanished while it was read: files that
+// had not been read by then look as if they had been deleted one by one.
+func (o *mediaRun) stillThere(ctx context.Context, saved *media.Saved) error {
+	if o.entry.IsCore() || saved.Unchanged {
+		return nil
+	}
+	tree, err := o.openMedia(ctx, o.folder())
+	if errors.Is(err, fs.ErrNotExist) {
+		saved.Failures.Count++
+		saved.Failures.List = append(saved.Failures.List, media.Problem{Name: media.Top, Text: "vanished while it was read: the folder of the tenant is gone"})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tree.Close()
+}
+
+// folder is whose folder is saved.
+func (o *mediaRun) folder() media.Tenant {
+	if o.Type == manifest.Baseline { // whose tenant has the name of a template
+		return media.Tenant{Schema: o.entry.Schema, Name: o.entry.Schema}
+	}
+	return media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
 }
 
 // tell tells the warnings about files, and the failures.

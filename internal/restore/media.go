@@ -438,19 +438,16 @@ func (r *run) placeFree(u *unit) error {
 		return err
 	}
 	f.placed = true // or in part, which is undone as well
-	if err := f.move.Place(r.Now()); err != nil {
-		return err
-	}
-	if f.occupied {
-		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", f.move.Replaced))
-	}
-	return nil
+	return f.move.Place(r.Now())
 }
 
 // confirmFree notes that a schema appeared whose files have their place.
 func (r *run) confirmFree(u *unit) {
 	if u.files == nil || u.files.move == nil {
 		return
+	}
+	if u.files.occupied {
+		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", u.files.move.Replaced))
 	}
 	if err := u.files.move.Done(r.Now()); err != nil { // the next run sees that the schema is there
 		r.Progress.Note(slog.LevelWarn, u.entry.Tenant, err.Error())
@@ -665,7 +662,11 @@ func (f *folders) settleFree(m *media.Move, s settling) error {
 	removed := !f.shown[m.Schema] && slices.ContainsFunc(making, s.removes)
 	switch {
 	case inPlace && !f.shown[m.Schema] && s.replaces != nil && s.replaces(m.Schema):
-		return m.Undo(s.at)
+		if err := m.Undo(s.at); err != nil {
+			return err
+		}
+		s.note(fmt.Sprintf("folder %s is again what it was before a restore that died; what that one had put there is kept beside it, until cleanup removes it", m.Folder))
+		return nil
 	case inPlace && !removed && !f.shown[m.Schema] && len(making) > 0: // whoever removes the schema decides
 		return nil
 	case inPlace && !removed:

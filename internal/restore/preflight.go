@@ -748,6 +748,13 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		return err
 	}
 	for _, u := range p.readable() {
+		if p.Resume && u.mask == nil && !u.core {
+			p.find(Finding{
+				Tenant:  u.entry.Tenant,
+				Problem: fmt.Sprintf("there is no live schema %q any more, whose place the staging could take", u.entry.Schema),
+				Remedy:  "restore without --resume",
+			})
+		}
 		if !p.Resume || u.mask == nil {
 			continue
 		}
