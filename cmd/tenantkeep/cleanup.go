@@ -152,6 +152,8 @@ type cleanup struct {
 	kept    []restore.Replaced // in the database
 	// pending are media folders that have not followed their schemas yet.
 	pending []restore.LeftFolder
+	// unfinished are schemas that stay, though a restore into them has not ended.
+	unfinished []restore.Unfinished
 
 	removed map[string]bool // names of items
 	files   int64           // removed from the repository, with log files

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 	"github.com/tenantkeep/tenantkeep/internal/restore"
 	"github.com/tenantkeep/tenantkeep/internal/retention"
@@ -114,6 +115,9 @@ func (c *cleanup) lookIntoDatabase(ctx context.Context) (err error) {
 	c.schemas, err = restore.DropOwn(ctx, restore.DropOptions{Server: c.target, Before: c.before(), DryRun: true, Media: c.media})
 	if err == nil {
 		c.pending, err = pendingMedia(ctx, c.target, c.media)
+	}
+	if err == nil {
+		c.unfinished, err = restore.ListUnfinished(ctx, c.target)
 	}
 	return err
 }
@@ -581,6 +585,9 @@ func (c *cleanup) show() error {
 	c.tellStrays(c.strays)
 	for _, l := range c.pending {
 		c.ui().Printf("The files of %s wait in %s for their place, which an interrupted restore could not give them any more: this is done first.", ui.Safe(l.Tenant), ui.Safe(l.Name))
+	}
+	for _, u := range c.unfinished {
+		c.ui().Warnf("schema %s stays, though a restore of %s into it has not ended: somebody may have gone on in it; %s", ui.Safe(u.Schema), ui.Safe(u.Backup), pg.UnfinishedRemedy(u.Schema))
 	}
 	switch goes := c.going(); {
 	case len(goes) == 0:

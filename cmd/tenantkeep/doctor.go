@@ -216,14 +216,18 @@ func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
 	if err != nil {
 		return err
 	}
+	if files != nil {
+		usable, err := d.mediaRoot(ctx, target, files)
+		if err != nil {
+			return err
+		}
+		if !usable {
+			files = nil
+		}
+	}
 	list, err := restore.DropOwn(ctx, restore.DropOptions{Server: target, Before: d.now(), DryRun: true, Media: files})
 	if err != nil {
 		return err
-	}
-	if files != nil {
-		if err := d.mediaRoot(ctx, target, files); err != nil {
-			return err
-		}
 	}
 	for _, s := range list {
 		remedy := ""
@@ -244,7 +248,15 @@ func (d *doctor) remains(ctx context.Context, target *pg.Server) error {
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 && !filling {
+	unfinished, err := restore.ListUnfinished(ctx, target)
+	if err != nil {
+		return err
+	}
+	for _, u := range unfinished {
+		d.find("schemas", findingProblem, fmt.Sprintf("%s: a restore of %s into it is at work at this moment, or has died over it: no backup saves it as it is", ui.Safe(u.Schema), ui.Safe(u.Backup)),
+			"if no restore is at work, "+pg.UnfinishedRemedy(u.Schema))
+	}
+	if len(list)+len(unfinished) == 0 && !filling {
 		d.find("schemas", findingOK, "restores have left nothing", "")
 	}
 	return nil
@@ -269,20 +281,20 @@ func (d *doctor) filling(ctx context.Context, target *pg.Server) (found bool, er
 
 // mediaRoot checks that the tenants' files can be read, and whether a swap of
 // folders is still to be done.
-func (d *doctor) mediaRoot(ctx context.Context, target *pg.Server, files *media.Root) error {
+func (d *doctor) mediaRoot(ctx context.Context, target *pg.Server, files *media.Root) (usable bool, err error) {
 	if err := files.Ready(ctx); err != nil {
 		d.failed("media", err)
-		return nil
+		return false, nil
 	}
 	conn, err := target.Connect(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer pg.Close(conn)
 	list, err := restore.LeftMedia(ctx, conn, files)
 	if err != nil {
 		d.failed("media", err)
-		return nil
+		return false, nil
 	}
 	d.find("media", findingOK, fmt.Sprintf("%s can be read", files.Dir()), "")
 	for _, l := range list {
@@ -291,7 +303,7 @@ func (d *doctor) mediaRoot(ctx context.Context, target *pg.Server, files *media.
 				"tenantkeep cleanup puts them there, and so does the next restore or rollback; what is written into the present folder until then is kept beside them")
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // repository checks that it is there and can be written to.

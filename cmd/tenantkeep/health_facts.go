@@ -182,6 +182,16 @@ func (x *examiner) readDatabase(ctx context.Context, target *pg.Server) error {
 	for _, l := range left {
 		x.facts.Leftovers = append(x.facts.Leftovers, health.Leftover{Name: l.Name, Schema: l.Schema, Kind: l.Kind, Since: l.At, Bytes: l.Bytes})
 	}
+	unfinished, err := restore.ListUnfinished(ctx, target)
+	if err != nil {
+		x.unknown(health.CheckLeftovers, err)
+		return nil
+	}
+	for _, u := range unfinished {
+		if len(holders) == 0 { // else it may be at work
+			x.facts.Leftovers = append(x.facts.Leftovers, health.Leftover{Name: u.Backup, Schema: u.Schema, Kind: "unfinished"})
+		}
+	}
 	waiting, err := pendingMedia(ctx, target, files)
 	if err != nil {
 		x.unknown(health.CheckLeftovers, err)

@@ -301,14 +301,15 @@ func TestMediaOfCore(t *testing.T) {
 		t.Error(diff)
 	}
 
-	// Nor does another database get its hands on these.
+	// What a restore into another database could not finish is completed by another,
+	// which overwrites nothing.
 	beside := *w
 	beside.flags = append(slices.Clone(w.flags), "--database-url="+pgtest.New(t).URL())
 	if err := os.RemoveAll(filepath.Join(w.root, "shared", "icons")); err != nil {
 		t.Fatal(err)
 	}
-	mention(t, beside.run(t, 1, "restore", "--latest", "--schema=core", "--include-media", "--yes"), "the backup is of another database")
-	if files := w.files(t); files["shared/icons/a"] != "" {
+	mention(t, beside.run(t, 0, "restore", "--latest", "--schema=core", "--include-media"), "the backup is of another database", "those that are missing are added", "1 was missing and is back")
+	if files := w.files(t); files["shared/icons/a"] != "a" || files["shared/logo"] != "today" {
 		t.Errorf("there are %q", files)
 	}
 }
@@ -456,25 +457,71 @@ func TestMediaAfterKilledRollback(t *testing.T) {
 // the way of the next one, and nothing is lost that it replaced.
 func TestMediaAfterKillInFreePlace(t *testing.T) {
 	t.Parallel()
+	for _, what := range []string{"--all", "--schema=acme"} {
+		w := newMediaWorld(t)
+		w.run(t, 0, "backup", "--include-media")
+		w.write(t, "acme/b", "today")
+		w.db.Exec(t, "DROP SCHEMA acme, globex CASCADE")
+		w.run(t, 0, "restore", "--latest", "--all", "--include-media", "--existing-media=replace", "--yes")
+		notes, err := filepath.Glob(filepath.Join(w.root, ".tenantkeep", "*"))
+		if err != nil || len(notes) != 1 {
+			t.Fatalf("notes: %q, %v", notes, err)
+		}
+		lines := noted(t, notes[0])
+		writeNote(t, notes[0], lines[:len(lines)-1])
+		w.db.Exec(t, "COMMENT ON SCHEMA acme IS 'tenantkeep: restore of x not finished'")
+		if got := w.files(t)["acme/b"]; got != "b" {
+			t.Fatalf("the live file holds %q", got)
+		}
+		mention(t, w.run(t, 1, "doctor"), "acme: a restore of x into it", `COMMENT ON SCHEMA "acme" IS NULL`)
+		mention(t, w.run(t, 0, "cleanup", "--yes", "--only=database"), "schema acme stays", "restore of x")
+		mention(t, w.run(t, 1, "restore", "--latest", what, "--include-media", "--yes"), `files of "acme"`)
+		if what != "--all" { // the schema, in which somebody may have gone on, is kept, and so is its folder
+			mention(t, w.run(t, 3, "backup", "--include-media"), "acme: a restore of backup x into it has not ended")
+		}
+		mention(t, w.run(t, 0, "restore", "--latest", what, "--include-media", "--existing-media=keep", "--yes"), "they stay as they are")
+		var kept []string
+		for _, name := range w.left(t) {
+			kept = append(kept, w.files(t)[filepath.Base(name)+"/b"])
+		}
+		if got := w.files(t)["acme/b"]; got != "today" || what == "--all" && len(kept) != 0 || what != "--all" && !slices.Equal(kept, []string{"b"}) {
+			t.Errorf("%s: the live file holds %q, and kept are %q", what, got, kept)
+		}
+		w.run(t, 0, "cleanup", "--yes", "--only=database", "--keep-replaced=0s")
+		if got := w.files(t)["acme/b"]; got != "today" || len(w.left(t)) != 0 {
+			t.Errorf("%s: after a cleanup the live file holds %q, and there are %q", what, got, w.left(t))
+		}
+	}
+}
+
+// A note that cannot be read, or is none, costs what it concerns: the files beside
+// the tenants' folders.
+func TestMediaBadNote(t *testing.T) {
+	t.Parallel()
 	w := newMediaWorld(t)
 	w.run(t, 0, "backup", "--include-media")
-	w.write(t, "acme/b", "today")
-	w.db.Exec(t, "DROP SCHEMA acme, globex CASCADE")
-	w.run(t, 0, "restore", "--latest", "--all", "--include-media", "--existing-media=replace", "--yes")
-	notes, err := filepath.Glob(filepath.Join(w.root, ".tenantkeep", "*"))
-	if err != nil || len(notes) != 1 {
-		t.Fatalf("notes: %q, %v", notes, err)
+	w.write(t, ".tenantkeep/20261123_100000_0123456789abcdef", `{"folder":"../acme"}`+"\n")
+	mention(t, w.run(t, 3, "backup", "--include-media"), "core: media: note ", "move that file away", "Saved core and 2 tenants", "Media: 2 files")
+	mention(t, w.run(t, 1, "doctor"), "problem  media", "move that file away")
+}
+
+// What only media files had changed for is all that is left of a backup without its
+// manifest: repair tells of it.
+func TestMediaRepair(t *testing.T) {
+	t.Parallel()
+	w := newMediaWorld(t)
+	w.run(t, 0, "backup", "--include-media")
+	w.write(t, "acme/new", "new")
+	w.run(t, 0, "backup", "--include-media", "--backup-type=incremental")
+	newest := slices.Max(slices.DeleteFunc(w.archives(t), func(name string) bool { return !strings.Contains(name, "acme_media") }))
+	for _, name := range manifestsIn(t, w.repo) {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
 	}
-	lines := noted(t, notes[0])
-	writeNote(t, notes[0], lines[:len(lines)-1])
-	w.db.Exec(t, "COMMENT ON SCHEMA acme IS 'tenantkeep: restore of x not finished'")
-	if got := w.files(t)["acme/b"]; got != "b" {
-		t.Fatalf("the live file holds %q", got)
-	}
-	mention(t, w.run(t, 1, "restore", "--latest", "--all", "--include-media", "--yes"), `files of "acme"`)
-	mention(t, w.run(t, 0, "restore", "--latest", "--all", "--include-media", "--existing-media=keep", "--yes"), "they stay as they are")
-	if got := w.files(t)["acme/b"]; got != "today" || len(w.left(t)) != 0 {
-		t.Errorf("the live file holds %q, and there are %q", got, w.left(t))
+	for range 2 { // the second time there is nothing to rebuild
+		stdout, _ := runIn(t, 3, "repair", "--yes", w.flags[0])
+		mention(t, stdout, "media/"+filepath.Base(newest), "taken out with tar")
 	}
 }
 
@@ -609,8 +656,17 @@ func TestMediaGone(t *testing.T) {
 	backup(0)
 }
 
-// unreadable is a media root in which a file of acme may not be read.
-type unreadable struct{ media.Source }
+// unreadable is a media root in which a file of acme may not be read, and to which a
+// tenant comes while it is saved.
+type unreadable struct {
+	media.Source
+	come func()
+}
+
+func (u unreadable) OpenShared(ctx context.Context, tenants media.Tenants) (media.OpenTree, error) {
+	u.come()
+	return u.Source.OpenShared(ctx, tenants)
+}
 
 func (u unreadable) Open(ctx context.Context, t media.Tenant) (media.OpenTree, error) {
 	tree, err := u.Source.Open(ctx, t)
@@ -645,12 +701,19 @@ func TestMediaIncomplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = backup.Run(t.Context(), backup.Options{
-		Server: server, Repo: repo.Open(store, repo.Options{}), Type: manifest.Full, Media: unreadable{root}, Jobs: 1, Version: "test",
+	come := func() {
+		w.db.Exec(t, "CREATE SCHEMA newcomer")
+		w.write(t, "newcomer/secret", "of the newcomer")
+	}
+	saved, err := backup.Run(t.Context(), backup.Options{
+		Server: server, Repo: repo.Open(store, repo.Options{}), Type: manifest.Full, Media: unreadable{root, come}, Jobs: 1, Version: "test",
 		Compression: datafile.Compression{Algorithm: datafile.Zstd}, Progress: noProgress{}, Log: slog.New(slog.DiscardHandler),
 	})
 	if partial, ok := errors.AsType[*backup.PartialError](err); !ok || len(partial.Media) != 1 {
 		t.Fatalf("the backup: %v", err)
+	}
+	if core := saved.Manifest.Schemas[0]; !core.IsCore() || core.Media.Files != 1 {
+		t.Errorf("core has %d files, one of which is shared", core.Media.Files)
 	}
 	restore := []string{"restore", "--latest", "--schema=acme", "--include-media", "--yes"}
 	for _, more := range []string{"--yes", "--dry-run"} {
@@ -754,12 +817,14 @@ func TestMediaOfBaselines(t *testing.T) {
 		if err := os.WriteFile(archive, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		mention(t, restore(1, "--as=never"), "was cut short or changed", "without the archive it is restored without files")
+		mention(t, restore(1, "--as=never"), "was cut short or changed", "with --include-media=false it is restored without files")
 	}
 	if err := os.Remove(archive); err != nil {
 		t.Fatal(err)
 	}
-	mention(t, restore(2, "--as=never"), "was taken without media")
+	mention(t, restore(1, "--as=never"), "is not there, with which the baseline was made", "--include-media=false")
+	restore(0, "--as=bare", "--include-media=false")
+	requireFiles("bare", map[string]string{})
 	make()
 	if list := archives(); len(list) != 0 {
 		t.Errorf("archives: %q", list)

@@ -50,6 +50,8 @@ func TestOriginalMedia(t *testing.T) {
 	w.db.Exec(t, "DELETE FROM acme.files WHERE id > 10")
 
 	restore := []string{"restore", "--latest", "--schema=acme", "--include-media", "--yes"}
+	mention(t, w.run(t, 1, restore...), `files of "acme"`, "nothing says whether the backup is of database", "nothing was changed")
+	restore = append(restore, "--existing-media=replace")
 	mention(t, w.run(t, 0, append(restore, "--dry-run")...), "2 files", "__replaced_")
 	mention(t, w.run(t, 0, restore...), "2 files of tenant acme are back", "what was there is kept")
 	if got := live(); got != "b  5000 100" {

@@ -450,6 +450,11 @@ func (a *app) saveRollbackPoints(cmd *cobra.Command, cfg *config.Config, to plac
 		if err := checkRegistryTables(ctx, cfg, target); err != nil {
 			return fmt.Errorf("the rollback point cannot hold what registers the tenant %s: %w", without, err)
 		}
+		if files != nil {
+			if err := files.Ready(ctx); err != nil {
+				return fmt.Errorf("the rollback point cannot hold the files that are there %s: %w", without, err)
+			}
+		}
 		if o.DryRun { // which writes nothing
 			return nil
 		}

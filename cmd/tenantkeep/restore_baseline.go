@@ -139,7 +139,7 @@ func (a *app) openBaseline(ctx context.Context, cfg *config.Config, places []pla
 	unlock = func() {}
 	if opts.Manifest == "" {
 		if from, err = a.openPlace(cfg.BaselineDir, cfg.TimeZone); err == nil {
-			m, err = baseline.Open(ctx, from.Store, opts.Template)
+			m, err = baseline.Open(ctx, from.Store, opts.Template, cfg.IncludeMedia)
 		}
 		return ctx, from, m, unlock, err
 	}

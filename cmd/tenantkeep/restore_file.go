@@ -58,6 +58,12 @@ func runRestoreFile(ctx context.Context, a *app, cmd *cobra.Command, cfg *config
 	if err != nil {
 		return err
 	}
+	if cfg.IncludeMedia && cfg.Source("include-media").Kind == config.FromFlag {
+		return &usageError{
+			err:  errors.New("--include-media: a script holds no files"),
+			hint: "restore the backup that it belongs to with --manifest; tar takes files out of an archive",
+		}
+	}
 	script, closeScript, err := a.openScript(ctx, cfg, places, opts.BackupFile)
 	if err != nil {
 		return err

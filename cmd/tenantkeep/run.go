@@ -12,6 +12,7 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/config"
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/job"
+	"github.com/tenantkeep/tenantkeep/internal/media"
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/ui"
 )
@@ -88,6 +89,10 @@ func (a *app) warnPending(ctx context.Context, cfg *config.Config, target *pg.Se
 		return err
 	}
 	list, err := pendingMedia(ctx, target, files)
+	if unreadable, ok := errors.AsType[*media.RootError](err); ok { // which concerns what is beside the tenants' folders
+		a.ui().Warnf("%v: %s", unreadable, unreadable.Hint())
+		return nil
+	}
 	for _, l := range list {
 		a.ui().Warnf("the files of schema %s wait in %s for their place, since a restore was interrupted: those from before are saved; tenantkeep cleanup puts them in place", ui.Safe(l.Tenant), ui.Safe(l.Name))
 	}

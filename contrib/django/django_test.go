@@ -247,7 +247,7 @@ func TestEnvironment(t *testing.T) {
 			},
 			"service": map[string]any{"ENGINE": "django.db.backends.postgresql", "NAME": "", "OPTIONS": map[string]any{"service": "my service"}},
 		},
-		"MEDIA_ROOT": "/srv/media", "MULTITENANT_RELATIVE_MEDIA_ROOT": "tenants/%s/files", "TENANT_MODEL": "customers.Client", "TENANT_DOMAIN_MODEL": "customers.Domain",
+		"MEDIA_ROOT": "/srv/media", "MULTITENANT_RELATIVE_MEDIA_ROOT": "tenants/%s/files/", "TENANT_MODEL": "customers.Client", "TENANT_DOMAIN_MODEL": "customers.Domain",
 		"TENANTKEEP": map[string]any{"DATABASE": "direct", "ENVIRONMENT": map[string]any{"BACKUP_JOBS": 3}},
 	})
 	p.env = append(slices.DeleteFunc(p.env, func(v string) bool { return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "BACKUP") }),

@@ -196,6 +196,7 @@ type run struct {
 
 	mediaPast    map[string]mediaPast // by schema
 	mediaParents map[string]*parent   // that archives build on, by schema
+	tenants      media.Tenants        // all of the database, whose folders are not core's
 }
 
 // begin connects, takes the lock of the database, and looks for pg_dump. The lock
@@ -258,6 +259,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.chosen[s.Name] = true
 	}
 	all := r.mediaTenants(first.candidates())
+	r.tenants = r.tenantsNow(conn, first.schemas, all)
 	if err := r.checkMedia(ctx, first.tenants, all, result); err != nil {
 		return nil, err
 	}
@@ -322,7 +324,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, &FailedError{Failures: m.Failures}
 	}
 	m.Parent = r.newestParent(m)
-	if err := r.saveMedia(ctx, m, all); err != nil {
+	if err := r.saveMedia(ctx, m); err != nil {
 		return nil, err
 	}
 	m.Finished = time.Now().UTC()

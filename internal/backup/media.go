@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
 	"github.com/tenantkeep/tenantkeep/internal/media"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/repo"
 )
 
@@ -33,6 +35,34 @@ func (r *run) mediaTenants(all []*tenant) []media.Tenant {
 		}
 	}
 	return list
+}
+
+// tenantsNow returns what lists the tenants that the snapshot shows together with those
+// that have come since: neither are the folders of these core's.
+func (r *run) tenantsNow(q pg.Querier, shown []pg.Schema, all []media.Tenant) media.Tenants {
+	known := make([]string, len(shown))
+	for i, s := range shown {
+		known[i] = s.Name
+	}
+	return func(ctx context.Context) ([]media.Tenant, error) {
+		rows, err := q.Query(ctx, `SELECT nspname::text FROM pg_catalog.pg_namespace
+			WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public') AND nspname <> ALL($1)`, known)
+		if err != nil {
+			return nil, fmt.Errorf("list new schemas: %w", err)
+		}
+		list := slices.Clone(all)
+		var name string
+		_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+			if !pg.IsOwn(name) {
+				list = append(list, media.Tenant{Schema: name, Name: name})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list new schemas: %w", err)
+		}
+		return list, nil
+	}
 }
 
 // checkMedia makes sure that files can be read, and finds out where they are.
@@ -77,7 +107,7 @@ func (r *run) checkMedia(ctx context.Context, tenants []*tenant, all []media.Ten
 // saveMedia saves the files of the schemas that were saved. It comes after the
 // rows: of what an application writes first to disk and then to the database, the
 // files are there.
-func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest, all []media.Tenant) error {
+func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest) error {
 	if r.Media == nil {
 		return nil
 	}
@@ -96,7 +126,7 @@ func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest, all []media.T
 		s := &m.Schemas[i]
 		g.Go(func() error {
 			o := &mediaRun{run: r, entry: s, parent: r.mediaParents[s.Schema]}
-			err := o.save(ctx, all)
+			err := o.save(ctx)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -104,7 +134,11 @@ func (r *run) saveMedia(ctx context.Context, m *manifest.Manifest, all []media.T
 				return err
 			}
 			if err != nil {
-				s.MediaBackup, s.Media = "", &manifest.Media{Failed: 1, Failures: []string{err.Error()}}
+				text := err.Error()
+				if hinted, ok := errors.AsType[*media.RootError](err); ok {
+					text += ": " + hinted.Hint()
+				}
+				s.MediaBackup, s.Media = "", &manifest.Media{Failed: 1, Failures: []string{text}}
 			}
 			if err == nil && s.Media != nil && s.Media.Failed > 0 {
 				err = mediaError(s)
@@ -138,12 +172,9 @@ func (o *mediaRun) note(level slog.Level, format string, args ...any) {
 }
 
 // open opens the folder. Nil: there is none.
-func (o *mediaRun) open(ctx context.Context, all []media.Tenant) (media.OpenTree, error) {
-	t := media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
-	if o.Type == manifest.Baseline { // whose tenant has the name of a template
-		t.Name = t.Schema
-	}
-	tree, err := o.openMedia(ctx, t, all)
+func (o *mediaRun) open(ctx context.Context) (media.OpenTree, error) {
+	t := o.folder()
+	tree, err := o.openMedia(ctx, t)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return tree, err
 	}
@@ -154,8 +185,8 @@ func (o *mediaRun) open(ctx context.Context, all []media.Tenant) (media.OpenTree
 	return nil, o.mediaGone(t.Schema, "its folder "+place+" is gone")
 }
 
-func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
-	tree, err := o.open(ctx, all)
+func (o *mediaRun) save(ctx context.Context) (err error) {
+	tree, err := o.open(ctx)
 	if err != nil || tree == nil {
 		return err
 	}
@@ -196,6 +227,9 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 			return err
 		}
 	}
+	if err := o.stillThere(ctx, saved); err != nil {
+		return err
+	}
 	o.tell(saved)
 	if saved.Unchanged {
 		o.entry.MediaBackup, o.entry.Media = o.parent.entry.MediaBackup, o.parent.entry.Media
@@ -217,6 +251,32 @@ func (o *mediaRun) save(ctx context.Context, all []media.Tenant) (err error) {
 		o.entry.Media.Failures = append(o.entry.Media.Failures, p.String())
 	}
 	return nil
+}
+
+// stillThere notes as a failure that the folder vanished while it was read: files that
+// had not been read by then look as if they had been deleted one by one.
+func (o *mediaRun) stillThere(ctx context.Context, saved *media.Saved) error {
+	if o.entry.IsCore() || saved.Unchanged {
+		return nil
+	}
+	tree, err := o.openMedia(ctx, o.folder())
+	if errors.Is(err, fs.ErrNotExist) {
+		saved.Failures.Count++
+		saved.Failures.List = append(saved.Failures.List, media.Problem{Name: media.Top, Text: "vanished while it was read: the folder of the tenant is gone"})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tree.Close()
+}
+
+// folder is whose folder is saved.
+func (o *mediaRun) folder() media.Tenant {
+	if o.Type == manifest.Baseline { // whose tenant has the name of a template
+		return media.Tenant{Schema: o.entry.Schema, Name: o.entry.Schema}
+	}
+	return media.Tenant{Schema: o.entry.Schema, Name: o.entry.Tenant}
 }
 
 // tell tells the warnings about files, and the failures.

@@ -201,7 +201,7 @@ func (r *run) checkNoFiles(ctx context.Context, schema string, all []media.Tenan
 	if i := slices.IndexFunc(all, func(t media.Tenant) bool { return t.Schema == schema }); i >= 0 {
 		t = all[i]
 	}
-	tree, err := r.openMedia(ctx, t, all)
+	tree, err := r.openMedia(ctx, t)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -228,9 +228,9 @@ func (r *run) checkNoFiles(ctx context.Context, schema string, all []media.Tenan
 }
 
 // openMedia opens the folder of a tenant, or what belongs to core.
-func (r *run) openMedia(ctx context.Context, t media.Tenant, all []media.Tenant) (media.OpenTree, error) {
+func (r *run) openMedia(ctx context.Context, t media.Tenant) (media.OpenTree, error) {
 	if t.Schema == manifest.CoreSchema {
-		return r.Media.OpenShared(ctx, all)
+		return r.Media.OpenShared(ctx, r.tenants)
 	}
 	return r.Media.Open(ctx, t)
 }

@@ -377,6 +377,8 @@ func (d *round) usable(results *results) []*tenant {
 			results.fail(t, errors.New("its name is not valid UTF-8: in a database of encoding SQL_ASCII names must be"))
 		case !t.Usable:
 			results.fail(t, fmt.Errorf("role %q has no right to use it: GRANT USAGE ON SCHEMA %s TO %s", d.info.User, pg.Identifier(t.Name), pg.Identifier(d.info.User)))
+		case t.Unfinished != "" && !d.RollbackPoint: // its backup would pass for that of a whole tenant
+			results.fail(t, fmt.Errorf("a restore of backup %s into it has not ended, so that it may be only a part: %s", t.Unfinished, pg.UnfinishedRemedy(t.Name)))
 		default:
 			ready = append(ready, t)
 		}

@@ -99,6 +99,9 @@ func (e *MissingError) Hint() string {
 // Unwrap lets the error match fs.ErrNotExist.
 func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
 
+// errNoArchive is that the archive of a baseline is missing, which is itself there.
+var errNoArchive = errors.New("there is no such file")
+
 // DamagedError is a baseline that is not what tenantkeep wrote.
 type DamagedError struct {
 	Path    string
@@ -109,6 +112,9 @@ type DamagedError struct {
 
 // Error says what is wrong.
 func (e *DamagedError) Error() string {
+	if errors.Is(e.Err, errNoArchive) {
+		return fmt.Sprintf("%s is not there, with which the baseline was made", e.Path)
+	}
 	if e.Foreign {
 		return fmt.Sprintf("%s was not written by tenantkeep: %v", e.Path, e.Err)
 	}
@@ -118,7 +124,7 @@ func (e *DamagedError) Error() string {
 // Hint says what can be done with such a file.
 func (e *DamagedError) Hint() string {
 	if e.Media {
-		return "make the baseline anew with tenantkeep backup --backup-type baseline --include-media, or put an older one back with tenantkeep restore --baseline --manifest ID; without the archive it is restored without files"
+		return "make the baseline anew with tenantkeep backup --backup-type baseline --include-media, or put an older one back with tenantkeep restore --baseline --manifest ID; with --include-media=false it is restored without files"
 	}
 	asScript := "--backup-file " + e.Path + " restores it as a plain SQL script, without the checks of a baseline"
 	if e.Foreign {
@@ -140,8 +146,9 @@ func what(template string) string {
 // Open reads a baseline from its directory and checks every byte of it. What it
 // returns describes it as the manifest of a backup does: the directory is to a
 // restore a repository with that backup. A missing baseline is a *MissingError,
-// one that is not whole a *DamagedError.
-func Open(ctx context.Context, dir storage.Storage, template string) (*manifest.Manifest, error) {
+// one that is not whole a *DamagedError: with files its archive of files counts too,
+// where it has one.
+func Open(ctx context.Context, dir storage.Storage, template string, files bool) (*manifest.Manifest, error) {
 	key, err := Key(template)
 	if err != nil {
 		return nil, err
@@ -177,7 +184,13 @@ func Open(ctx context.Context, dir storage.Storage, template string) (*manifest.
 		return nil, fmt.Errorf("read %s: %w", what(template), err)
 	}
 	m := repo.Describe(x, key, o.Size(), "sha256:"+hex.EncodeToString(hash.Sum(nil)))
-	return m, addMedia(ctx, dir, m, x.Header.Media)
+	if err := addMedia(ctx, dir, m, x.Header.Media); err != nil {
+		return nil, err
+	}
+	if files && x.Header.Media != "" && !m.IncludeMedia {
+		return nil, &DamagedError{Path: filepath.Join(filepath.Dir(path), mediaDir, m.ID+archiveExts[0]), Media: true, Err: errNoArchive}
+	}
+	return m, nil
 }
 
 // archiveExts are how an archive may be compressed.

@@ -112,7 +112,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	whole, err := os.ReadFile(path)
 	must(t, err)
 	store := open(t, dir)
-	m, err := baseline.Open(t.Context(), store, "restaurant")
+	m, err := baseline.Open(t.Context(), store, "restaurant", true)
 	must(t, err)
 	if e := m.Schemas[0]; m.BackupType != manifest.Baseline || e.Schema != "de MO" || e.Tenant != "restaurant" || e.Rows != 300 || e.Size != int64(len(whole)) {
 		t.Errorf("manifest: %+v", m)
@@ -120,7 +120,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	damaged := func(name string, text []byte, foreign bool) {
 		t.Helper()
 		must(t, os.WriteFile(path, text, 0o600))
-		_, err := baseline.Open(t.Context(), store, "restaurant")
+		_, err := baseline.Open(t.Context(), store, "restaurant", true)
 		var e *baseline.DamagedError
 		if !errors.As(err, &e) || e.Foreign != foreign || !strings.Contains(e.Hint(), "--backup-file "+path) {
 			t.Errorf("%s: %v", name, err)
@@ -144,7 +144,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	must(t, os.WriteFile(path, whole, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "baseline.sql"), whole, 0o600))
 	var e *baseline.DamagedError
-	if _, err := baseline.Open(t.Context(), store, ""); !errors.As(err, &e) || !strings.Contains(err.Error(), `holds schema "de MO", not core`) {
+	if _, err := baseline.Open(t.Context(), store, "", true); !errors.As(err, &e) || !strings.Contains(err.Error(), `holds schema "de MO", not core`) {
 		t.Errorf("a tenant in the place of core: %v", err)
 	}
 }
@@ -182,7 +182,7 @@ func TestOldBaselineStays(t *testing.T) {
 	}
 	db.Exec(t, "DELETE FROM public.countries WHERE code <> 'ch'")
 	write(t, db, dir, "public", "")
-	if m, err := baseline.Open(t.Context(), open(t, dir), ""); err != nil || m.Schemas[0].Rows != 1 {
+	if m, err := baseline.Open(t.Context(), open(t, dir), "", true); err != nil || m.Schemas[0].Rows != 1 {
 		t.Errorf("after the next one: %+v, %v", m, err)
 	}
 }
@@ -204,7 +204,7 @@ func TestNames(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(dir, "templates", "hotel"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "templates", "hotel", "baseline.sql"), []byte("x"), 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "templates", "hotel", "notes.sql"), []byte("x"), 0o600))
-	_, err := baseline.Open(t.Context(), open(t, dir), "hostel")
+	_, err := baseline.Open(t.Context(), open(t, dir), "hostel", true)
 	var e *baseline.MissingError
 	if !errors.As(err, &e) || !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(e.Hint(), "there are hotel;") {
 		t.Errorf("missing: %v", err)

@@ -200,6 +200,10 @@ func (j *judge) leftovers() {
 			v.tenant(Warning, l.Schema, l.Schema, fmt.Sprintf("has not got its files back: they wait in %s for their place since a restore was interrupted %s ago", called(l.Name), span(j.Now.Sub(l.Since))), "tenantkeep cleanup puts them there")
 			continue
 		}
+		if l.Kind == "unfinished" {
+			v.tenant(Warning, l.Schema, l.Schema, fmt.Sprintf("is what a restore of %s has left that died: no backup saves it", called(l.Name)), "restore it again; tenantkeep doctor says more")
+			continue
+		}
 		if j.Now.Sub(l.Since) <= j.targets.MaxReplaced {
 			young++
 			continue

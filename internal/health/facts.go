@@ -161,9 +161,9 @@ type Lock struct {
 
 // Leftover is what a restore left in the database.
 type Leftover struct {
-	Name   string
+	Name   string // unfinished: of the backup
 	Schema string // that it was made for
-	Kind   string // staged, replaced, remains, folder or pending
+	Kind   string // staged, replaced, remains, folder, pending or unfinished
 	Since  time.Time
 	Bytes  int64
 }

@@ -19,7 +19,10 @@ import (
 type Folder struct {
 	root *os.Root
 	// Skip says what does not belong to the folder, by name. Nil: everything does.
-	Skip  func(name string) bool
+	Skip func(name string) bool
+	// look is told what is in a folder before Skip is asked about it. Nil: nobody needs
+	// to know.
+	look  func(ctx context.Context, names []string) error
 	users map[int]string
 	group map[int]string
 }
@@ -110,10 +113,17 @@ func (f *Folder) list(ctx context.Context, name string, yield func(Entry, error)
 	if err := yield(e, nil); err != nil {
 		return err
 	}
-	for _, below := range names {
-		if name != Top {
-			below = name + "/" + below
+	if name != Top {
+		for i, below := range names {
+			names[i] = name + "/" + below
 		}
+	}
+	if f.look != nil {
+		if err := f.look(ctx, names); err != nil {
+			return err
+		}
+	}
+	for _, below := range names {
 		if f.Skip != nil && f.Skip(below) {
 			continue
 		}

@@ -113,6 +113,11 @@ type importer struct {
 }
 
 func (i *importer) member(h *tar.Header, content io.Reader) error {
+	for _, name := range []string{h.Name, h.Linkname} {
+		if slices.Contains(strings.Split(name, "/"), "..") && (name == h.Name || h.Typeflag == tar.TypeLink) {
+			return errors.New("the name leads out of the folder")
+		}
+	}
 	name := path.Clean(h.Name)
 	e := Entry{
 		Name: name, Mode: uint32(h.Mode & 0o7777), Time: h.ModTime, UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname, //nolint:gosec // cut to the bits
@@ -158,7 +163,7 @@ func (i *importer) descend(names []string) error {
 		}
 		slices.Sort(below)
 		below = slices.Compact(below)
-		if n := slices.IndexFunc(below, func(s string) bool { return slices.Contains(names, s) }); len(below) > 1 && n >= 0 && rank > 0 && slices.Index(names, below[n]) < rank {
+		if n := slices.IndexFunc(below, func(s string) bool { return i.means(prefix(at)+s, names) }); len(below) > 1 && n >= 0 && rank > 0 && slices.Index(names, below[n]) < rank {
 			return &MixedError{Folder: below[n], Other: below[(n+1)%len(below)]}
 		}
 		if len(below) != 1 {
@@ -192,6 +197,23 @@ func (i *importer) descend(names []string) error {
 	}
 	i.entries = kept
 	return nil
+}
+
+// means reports whether a folder is one of those with these names. The last of them is
+// that of the folder of all, and may well be that of a folder in a tenant's own: it
+// means the former if one with another of the names is in it.
+func (i *importer) means(folder string, names []string) bool {
+	n := slices.Index(names, path.Base(folder))
+	if n < len(names)-1 {
+		return n >= 0
+	}
+	for entry := range i.entries {
+		element, _, _ := strings.Cut(strings.TrimPrefix(entry, folder+"/"), "/")
+		if within(entry, folder) && slices.Contains(names[:n], element) {
+			return true
+		}
+	}
+	return false
 }
 
 // prefix is what the names of entries in a folder begin with.

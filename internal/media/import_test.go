@@ -78,16 +78,18 @@ func TestImportRefuses(t *testing.T) {
 	t.Parallel()
 	file := func(name string) tar.Header { return tar.Header{Name: name, Mode: 0o644, Typeflag: tar.TypeReg} }
 	for want, headers := range map[string][]tar.Header{
-		"is absolute":             {file("/etc/passwd")},
-		"leads out of the folder": {file("acme/../../x")},
-		"in no folder":            {{Name: "a", Linkname: "b", Typeflag: tar.TypeSymlink}, file("a/x")},
-		"which is no file":        {{Name: "a", Linkname: "b", Typeflag: tar.TypeSymlink}, {Name: "z", Linkname: "a", Typeflag: tar.TypeLink}},
-		"does not stand before":   {{Name: "a", Linkname: "../../etc/passwd", Typeflag: tar.TypeLink}},
-		"is not put back":         {{Name: "null", Typeflag: tar.TypeChar}},
-		"leads out":               {{Name: "a", Linkname: "../b", Typeflag: tar.TypeSymlink}},
-		`"acme" and beside it`:    {file("media/acme/x"), file("media/globex/x")},
-		"it is empty":             {},
-		"unexpected EOF":          {file("cut")},
+		"is absolute":                   {file("/etc/passwd")},
+		"leads out of the folder":       {file("acme/../../x")},
+		`"acme/a/../b": the name leads`: {file("acme/a/../b")},
+		"in no folder":                  {{Name: "a", Linkname: "b", Typeflag: tar.TypeSymlink}, file("a/x")},
+		"which is no file":              {{Name: "a", Linkname: "b", Typeflag: tar.TypeSymlink}, {Name: "z", Linkname: "a", Typeflag: tar.TypeLink}},
+		"does not stand before":         {{Name: "a", Linkname: "b", Typeflag: tar.TypeLink}},
+		`"h": the name leads`:           {{Name: "h", Linkname: "../../etc/passwd", Typeflag: tar.TypeLink}},
+		"is not put back":               {{Name: "null", Typeflag: tar.TypeChar}},
+		"leads out":                     {{Name: "a", Linkname: "../b", Typeflag: tar.TypeSymlink}},
+		`"acme" and beside it`:          {file("media/acme/x"), file("media/globex/x")},
+		"it is empty":                   {},
+		"unexpected EOF":                {file("cut")},
 	} {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
@@ -107,6 +109,17 @@ func TestImportRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+	// A tenant may have a folder of its own of that name.
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range []string{"docs/x", "media/y"} {
+		h := file(name)
+		must(t, w.WriteHeader(&h))
+	}
+	must(t, w.Close())
+	if a, err := Import(t.Context(), &b, []string{"acme", "media"}, spool(t), nil); err != nil || a.Files != 2 {
+		t.Errorf("a folder media of the tenant's own: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -11,6 +11,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/tenantkeep/tenantkeep/internal/filelock"
 )
@@ -19,6 +20,13 @@ import (
 // It is the only proof that a folder is one that a restore made or replaced: a name
 // can be anybody's, and a label in the database can be written by the tenant.
 const notesFolder = ".tenantkeep"
+
+// The modes of that folder and of the notes, whatever the umask is: whoever saves the
+// files must be able to tell which folders are not the application's.
+const (
+	notesMode = 0o755
+	noteMode  = 0o644
+)
 
 // noteName is the form of the names of notes.
 var noteName = regexp.MustCompile(`^[0-9]{8}_[0-9]{6}_[0-9a-f]{16}$`)
@@ -31,10 +39,8 @@ var noteName = regexp.MustCompile(`^[0-9]{8}_[0-9]{6}_[0-9a-f]{16}$`)
 // is not to be made is nil.
 func openNotes(root *os.Root, create bool) (*os.Root, error) {
 	if create {
-		// Whoever saves the files must be able to tell which folders are not the
-		// application's.
-		if err := root.Mkdir(notesFolder, 0o755); err == nil {
-			if err := syncFolder(root, Top); err != nil {
+		if err := root.Mkdir(notesFolder, notesMode); err == nil {
+			if err := errors.Join(root.Chmod(notesFolder, notesMode), syncFolder(root, Top)); err != nil {
 				return nil, err
 			}
 		} else if !errors.Is(err, fs.ErrExist) {
@@ -42,10 +48,22 @@ func openNotes(root *os.Root, create bool) (*os.Root, error) {
 		}
 	}
 	notes, err := descend(root, notesFolder, false)
-	if errors.Is(err, fs.ErrNotExist) && !create {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !create:
 		return nil, nil
+	case errors.Is(err, fs.ErrPermission):
+		return nil, unreadable(path.Join(root.Name(), notesFolder))
 	}
 	return notes, err
+}
+
+// unreadable says that a note, or the folder of all, is somebody else's alone. Those
+// of earlier versions were as the umask of who restored would have it.
+func unreadable(name string) error {
+	return &RootError{
+		fmt.Sprintf("%s, which tells which folders are not the application's, may not be read", name),
+		fmt.Sprintf("let its owner run: chmod -R a+rX %s", name),
+	}
 }
 
 // create makes the note of a move and locks it, as long as the process is at work
@@ -57,7 +75,7 @@ func (m *Move) create(root *os.Root) (err error) {
 			return fmt.Errorf("note the move of a folder: %w", err)
 		}
 		m.Name = fmt.Sprintf("%s_%s", m.At.UTC().Format(ownTime), randomHex())
-		m.file, err = notes.OpenFile(m.Name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o644)
+		m.file, err = notes.OpenFile(m.Name, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, noteMode)
 		if errors.Is(err, fs.ErrNotExist) && try < 3 { // whoever removed the last note took the folder along
 			_ = notes.Close()
 			continue
@@ -68,6 +86,9 @@ func (m *Move) create(root *os.Root) (err error) {
 	if err != nil {
 		return fmt.Errorf("note the move of a folder: %w", err)
 	}
+	if err := m.file.Chmod(noteMode); err != nil {
+		return fmt.Errorf("note the move of a folder: %w", err)
+	}
 	if err := filelock.Try(m.file, filelock.Shared); err != nil && !filelock.IsUnsupported(err) {
 		return err
 	}
@@ -75,6 +96,40 @@ func (m *Move) create(root *os.Root) (err error) {
 		return err
 	}
 	return syncFolder(notes, Top)
+}
+
+// moveJSON is a move as its note has it. What comes from names of schemas and folders
+// need not be UTF-8.
+type moveJSON struct {
+	Database string    `json:"database"`
+	Schema   raw       `json:"schema"`
+	At       time.Time `json:"at"`
+	Folder   raw       `json:"folder"`
+	Incoming raw       `json:"incoming,omitempty"`
+	Replaced raw       `json:"replaced,omitempty"`
+	In       uint64    `json:"in,omitempty"`
+	Out      uint64    `json:"out,omitempty"`
+	Free     bool      `json:"free,omitempty"`
+	Placed   time.Time `json:"placed,omitzero"`
+}
+
+func (m *Move) line() ([]byte, error) {
+	return json.Marshal(moveJSON{
+		Database: m.Database, Schema: raw(m.Schema), At: m.At, Folder: raw(m.Folder), Incoming: raw(m.Incoming), Replaced: raw(m.Replaced),
+		In: m.In, Out: m.Out, Free: m.Free, Placed: m.Placed,
+	})
+}
+
+func (r *Root) parseMove(name string, line []byte) (*Move, error) {
+	var x moveJSON
+	if err := json.Unmarshal(line, &x); err != nil {
+		return nil, err
+	}
+	m := &Move{
+		Name: name, Database: x.Database, Schema: string(x.Schema), At: x.At, Folder: string(x.Folder), Incoming: string(x.Incoming), Replaced: string(x.Replaced),
+		In: x.In, Out: x.Out, Free: x.Free, Placed: x.Placed, root: r,
+	}
+	return m, m.check()
 }
 
 // write makes the note say what the move is now.
@@ -92,7 +147,7 @@ func (m *Move) write() error {
 		}
 		defer file.Close() //nolint:errcheck // it is synced
 	}
-	line, err := json.Marshal(m)
+	line, err := m.line()
 	if err != nil {
 		return err
 	}
@@ -110,6 +165,9 @@ func (m *Move) write() error {
 // io.EOF.
 func (r *Root) readNote(notes *os.Root, name string) (*Move, error) {
 	text, err := notes.ReadFile(name)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, unreadable(path.Join(r.dir, notesFolder, name))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +176,7 @@ func (r *Root) readNote(notes *os.Root, name string) (*Move, error) {
 		if len(line) == 0 || !json.Valid(line) {
 			continue
 		}
-		m := &Move{Name: name, root: r}
-		if err = json.Unmarshal(line, m); err == nil {
-			err = m.check()
-		}
+		m, err := r.parseMove(name, line)
 		if err != nil {
 			return nil, &RootError{
 				fmt.Sprintf("note %s of a move of folders: %v", path.Join(r.dir, notesFolder, name), err),

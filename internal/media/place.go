@@ -20,21 +20,20 @@ import (
 // before anything is renamed, so that a move that was interrupted can be completed
 // or undone. Paths are below the root.
 type Move struct {
-	Name     string    `json:"-"`        // of its note
-	Database string    `json:"database"` // for whose schema it is
-	Schema   string    `json:"schema"`
-	At       time.Time `json:"at"`                 // when it was begun
-	Folder   string    `json:"folder"`             // of the tenant
-	Incoming string    `json:"incoming,omitempty"` // what takes its place; empty: nothing does
-	Replaced string    `json:"replaced,omitempty"` // what the present one is called then
+	Name     string // of its note
+	Database string // for whose schema it is
+	Schema   string
+	At       time.Time // when it was begun
+	Folder   string    // of the tenant
+	Incoming string    // what takes its place; empty: nothing does
+	Replaced string    // what the present one is called then
 	// In and Out identify the incoming folder and the present one; 0: there is none.
-	In  uint64 `json:"in,omitempty"`
-	Out uint64 `json:"out,omitempty"`
+	In, Out uint64
 	// Free says that no schema is replaced, so that nothing in the database tells
 	// whether the move is to be completed but the schema itself.
-	Free bool `json:"free,omitempty"`
+	Free bool
 	// Placed is when all of it was done. Zero: something is left to be done.
-	Placed time.Time `json:"placed,omitzero"`
+	Placed time.Time
 
 	root *Root
 	file *os.File // its note, locked by this process; nil: it is not at work on it
@@ -176,7 +175,7 @@ func (r *Root) Stage(ctx context.Context, t Tenant, a *Archive, at time.Time, o 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.Discard())
+			err = errors.Join(err, m.Discard(at))
 		}
 	}()
 	if err := m.rehearse(p); err != nil {
@@ -408,9 +407,28 @@ func (m *Move) Revert() error {
 	return syncFolder(p.dir, Top)
 }
 
+// Undo brings back what an interrupted move has replaced, where somebody may have
+// gone on in the folder that came: that one is kept, as a replaced one is.
+func (m *Move) Undo(at time.Time) error {
+	if err := m.Place(at); err != nil {
+		return err
+	}
+	if err := m.Done(at); err != nil {
+		return err
+	}
+	back, err := m.Back(at, true)
+	if err != nil {
+		return err
+	}
+	if err := back.Place(at); err != nil {
+		return errors.Join(err, back.Release())
+	}
+	return errors.Join(back.Done(at), m.Forget())
+}
+
 // Discard removes the folder that was staged, if one was, and forgets the move. It
 // is for moves that were not placed, or were reverted.
-func (m *Move) Discard() error {
+func (m *Move) Discard(at time.Time) error {
 	p, err := m.root.place(m.Folder, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m.Forget()
@@ -429,7 +447,23 @@ func (m *Move) Discard() error {
 			return errors.Join(err, m.Release())
 		}
 	}
-	return m.forget(p.root)
+	return m.settle(p, at)
+}
+
+// settle forgets the move, unless a folder is left that only its note tells of: that
+// is kept then, as after a move that was done.
+func (m *Move) settle(p *place, at time.Time) error {
+	left, err := m.left(p)
+	if err != nil {
+		return errors.Join(err, m.Release())
+	}
+	if left.Staging == "" && left.Replaced == "" {
+		return m.forget(p.root)
+	}
+	if m.Placed.IsZero() {
+		return m.Done(at)
+	}
+	return m.Release()
 }
 
 // Stages reports whether the incoming folder was made for this move, rather than
@@ -437,7 +471,7 @@ func (m *Move) Discard() error {
 func (m *Move) Stages() bool { return strings.Contains(path.Base(m.Incoming), "__"+kindStaging+"_") }
 
 // RemoveReplaced removes the folder that was replaced, and forgets the move.
-func (m *Move) RemoveReplaced() error {
+func (m *Move) RemoveReplaced(at time.Time) error {
 	p, err := m.root.place(m.Folder, false)
 	if err != nil {
 		return err
@@ -446,7 +480,7 @@ func (m *Move) RemoveReplaced() error {
 	if err := m.remove(p, m.Replaced, m.Out); err != nil {
 		return err
 	}
-	return m.forget(p.root)
+	return m.settle(p, at)
 }
 
 // remove removes a folder, if it is still that one.
@@ -522,6 +556,10 @@ func (m *Move) Left() (l Left, err error) {
 		return l, err
 	}
 	defer p.close()
+	return m.left(p)
+}
+
+func (m *Move) left(p *place) (l Left, err error) {
 	in, err := p.number(m.Incoming)
 	if err != nil {
 		return l, err
@@ -541,8 +579,21 @@ func (m *Move) Left() (l Left, err error) {
 	return l, nil
 }
 
-// Forget removes the note of a move of which nothing is left.
+// Forget removes the note of a move of which nothing is left; where something is, it
+// stays.
 func (m *Move) Forget() error {
+	p, err := m.root.place(m.Folder, false)
+	if err == nil {
+		defer p.close()
+		left, err := m.left(p)
+		if err != nil || left != (Left{}) {
+			return errors.Join(err, m.Release())
+		}
+		return m.forget(p.root)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	root, err := m.root.open()
 	if err != nil {
 		return err

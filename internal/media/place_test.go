@@ -1,6 +1,7 @@
 package media
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -95,7 +96,7 @@ func TestMoveAfterInterruption(t *testing.T) {
 			m = again(t, m)
 			if undo {
 				must(t, m.Revert())
-				must(t, m.Discard())
+				must(t, m.Discard(moment))
 				if got := r.holds("live"); got != "of today" || !slices.Equal(r.names(t), []string{"live"}) {
 					t.Errorf("%s, undone: the live folder holds %q; there are %q", name, got, r.names(t))
 				}
@@ -113,7 +114,7 @@ func TestMoveAfterInterruption(t *testing.T) {
 			if err != nil || left != (Left{Replaced: m.Replaced}) {
 				t.Errorf("%s: left %+v, %v", name, left, err)
 			}
-			must(t, m.RemoveReplaced())
+			must(t, m.RemoveReplaced(moment))
 			if names := r.names(t); !slices.Equal(names, []string{"live"}) {
 				t.Errorf("%s: there are still %q", name, names)
 			}
@@ -155,13 +156,64 @@ func TestBack(t *testing.T) {
 		t.Errorf("before it returns: %+v, %v", left, err)
 	}
 	must(t, back.Release())
-	must(t, back.Discard()) // it was not wanted after all: the folder is not its own
+	must(t, back.Discard(moment)) // it was not wanted after all: the folder is not its own
 	back, err = first.Back(moment, false)
 	must(t, err)
 	must(t, back.Place(moment))
 	must(t, back.Done(moment))
 	if r.holds("live") != "of today" || r.holds(back.Replaced) != "of the backup" {
 		t.Errorf("there are %q, and the live one holds %q", r.names(t), r.holds("live"))
+	}
+}
+
+// What a restore has replaced stays in sight, whatever becomes of its move.
+func TestReplacedStaysInSight(t *testing.T) {
+	t.Parallel()
+	for name, give := range map[string]func(*testing.T, *Move){
+		"discarded": func(t *testing.T, m *Move) { must(t, m.Discard(moment)) },
+		"forgotten": func(t *testing.T, m *Move) { must(t, m.Forget()) },
+	} {
+		r, a := somewhere(t)
+		m := stage(t, r, a)
+		must(t, m.Aim(moment, true))
+		must(t, os.Rename(filepath.Join(r.dir, "live"), filepath.Join(r.dir, m.Replaced)))
+		write(t, r.dir, "live/file", "somebody else's")
+		give(t, again(t, m))
+		if left, err := again(t, m).Left(); err != nil || left.Replaced != m.Replaced || r.holds(m.Replaced) != "of today" || r.holds("live") != "somebody else's" {
+			t.Errorf("%s: left %+v, %v; there are %q", name, left, err, r.names(t))
+		}
+	}
+	// The folder that came is kept where what it replaced comes back.
+	r, a := somewhere(t)
+	m := stage(t, r, a)
+	must(t, m.Aim(moment, true))
+	must(t, m.Place(moment))
+	must(t, again(t, m).Undo(moment))
+	moves, err := r.Moves()
+	must(t, err)
+	if len(moves) != 1 || moves[0].Placed.IsZero() || r.holds("live") != "of today" || r.holds(moves[0].Replaced) != "of the backup" {
+		t.Errorf("undone: %+v; there are %q", moves, r.names(t))
+	}
+	must(t, moves[0].RemoveReplaced(moment))
+	if names := r.names(t); !slices.Equal(names, []string{"live"}) {
+		t.Errorf("there are still %q", names)
+	}
+}
+
+// Names of folders are bytes, those in notes too.
+func TestNoteOfOddName(t *testing.T) {
+	t.Parallel()
+	_, a := somewhere(t)
+	r, err := NewRoot(t.TempDir(), DefaultPattern, map[string]string{"live": "Acm\xe9"})
+	must(t, err)
+	write(t, r.dir, "Acm\xe9/file", "of today")
+	m := stage(t, r, a)
+	must(t, m.Aim(moment, false))
+	m = again(t, m)
+	must(t, m.Place(moment))
+	must(t, m.Done(moment))
+	if m = again(t, m); m.Folder != "Acm\xe9" || r.holds(m.Folder) != "of the backup" || r.holds(m.Replaced) != "of today" {
+		t.Errorf("it says %+v; there are %q", m, r.names(t))
 	}
 }
 
@@ -184,7 +236,7 @@ func TestAtWork(t *testing.T) {
 	if _, err := r.Of("other").Move(m.Name); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("another database finds it: %v", err)
 	}
-	must(t, m.Discard())
+	must(t, m.Discard(moment))
 	if names := r.names(t); !slices.Equal(names, []string{"live"}) {
 		t.Errorf("there are still %q", names)
 	}
@@ -219,7 +271,7 @@ func TestRemoveReadOnly(t *testing.T) {
 	write(t, r.dir, m.Replaced+"/a/b/file", "x")
 	must(t, os.Chmod(filepath.Join(r.dir, m.Replaced, "a/b"), 0o500))
 	must(t, os.Chmod(filepath.Join(r.dir, m.Replaced, "a"), 0o500))
-	must(t, m.RemoveReplaced())
+	must(t, m.RemoveReplaced(moment))
 	if names := r.names(t); !slices.Equal(names, []string{"live"}) {
 		t.Errorf("there are still %q", names)
 	}
@@ -319,7 +371,7 @@ func TestLinkAbove(t *testing.T) {
 	_, _, occupied := r.Occupied(acme)
 	_, left := m.Left()
 	for what, err := range map[string]error{
-		"stage": staged, "open": opened, "look": occupied, "aim": m.Aim(moment, false), "place": m.Place(moment), "revert": m.Revert(), "left": left, "discard": m.Discard(),
+		"stage": staged, "open": opened, "look": occupied, "aim": m.Aim(moment, false), "place": m.Place(moment), "revert": m.Revert(), "left": left, "discard": m.Discard(moment),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "is a link, no folder") {
 			t.Errorf("%s: %v", what, err)
@@ -363,10 +415,21 @@ func TestShared(t *testing.T) {
 	must(t, m.Aim(moment, false))
 	must(t, m.Place(moment))
 	stage(t, r.Of("other"), a)
-	for _, name := range []string{"shared/logo__staging_20261123_100000", "acme/file", "acme__replaced_20261123_100000/file", "gone/file"} {
+	coming, _, err := r.Stage(t.Context(), Tenant{Schema: "coming"}, a, moment, PutOptions{})
+	must(t, err)
+	must(t, coming.Aim(moment, true))
+	must(t, coming.Place(moment))
+	must(t, coming.Release())
+	asked := 0
+	for _, name := range []string{"new/file", "shared/logo__staging_20261123_100000", "acme/file", "acme__replaced_20261123_100000/file", "gone/file"} {
 		write(t, r.dir, name, name)
 	}
-	tree, err := r.OpenShared(t.Context(), []Tenant{{Schema: "acme"}, {Schema: "live"}})
+	tree, err := r.OpenShared(t.Context(), func(context.Context) ([]Tenant, error) {
+		if asked++; asked == 2 { // those that came since it was opened
+			return []Tenant{{Schema: "new"}}, nil
+		}
+		return []Tenant{{Schema: "acme"}, {Schema: "live"}}, nil
+	})
 	must(t, err)
 	defer tree.Close()
 	var names []string

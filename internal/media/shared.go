@@ -104,13 +104,9 @@ func addMissing(ctx context.Context, from, to *os.Root) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		err := renameNew(source, target, e.Name())
-		if errors.Is(err, errors.ErrUnsupported) {
-			if _, err = to.Lstat(e.Name()); errors.Is(err, fs.ErrNotExist) {
-				err = os.Rename(path.Join(from.Name(), e.Name()), path.Join(to.Name(), e.Name()))
-			} else if err == nil {
-				err = fs.ErrExist
-			}
+		err := addOne(source, target, from, to, e.Name())
+		if errors.Is(err, fs.ErrPermission) && e.IsDir() {
+			err = unlocked(from, e.Name(), func() error { return addOne(source, target, from, to, e.Name()) })
 		}
 		if errors.Is(err, fs.ErrExist) && e.IsDir() {
 			err = addBelow(ctx, from, to, e.Name())
@@ -120,6 +116,38 @@ func addMissing(ctx context.Context, from, to *os.Root) error {
 		}
 	}
 	return syncFolder(to, Top)
+}
+
+// addOne renames one entry, unless something has its name there.
+func addOne(source, target *os.File, from, to *os.Root, name string) error {
+	err := renameNew(source, target, name)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if _, err := to.Lstat(name); err == nil {
+		return fs.ErrExist
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(path.Join(from.Name(), name), path.Join(to.Name(), name))
+}
+
+// unlocked renames a folder that not even its owner may change, which no system lets
+// go into another folder, and gives it back its mode.
+func unlocked(from *os.Root, name string, rename func() error) (err error) {
+	info, err := from.Lstat(name)
+	if err != nil {
+		return err
+	}
+	if err := from.Chmod(name, info.Mode()|0o700); err != nil {
+		return err
+	}
+	dir, err := openElement(from, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Chmod(Top, info.Mode()), dir.Close()) }()
+	return rename()
 }
 
 // addBelow is addMissing for what is in folders of one name.
@@ -161,32 +189,35 @@ func (r *Root) SharedFiles(tenants []Tenant) (found bool, err error) {
 		return false, err
 	}
 	defer root.Close() //nolint:errcheck // it was only read
-	skip, err := r.notShared(root, tenants)
-	if err != nil {
+	skip := map[string]bool{}
+	if err := r.skipMoves(root, skip); err != nil {
 		return false, err
-	}
-	return holdsFiles(root, Top, skip)
-}
-
-// notShared returns what says which folders are those of the tenants, and of
-// restores.
-func (r *Root) notShared(root *os.Root, tenants []Tenant) (func(name string) bool, error) {
-	skip := map[string]bool{notesFolder: true}
-	moves, err := r.allMoves(root)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range moves {
-		left, err := m.Left()
-		if err != nil {
-			return nil, err
-		}
-		skip[left.Staging], skip[left.Returns], skip[left.Replaced] = true, true, true
 	}
 	for folder := range r.owners(tenants) {
 		skip[folder] = true
 	}
-	return func(name string) bool { return skip[name] }, nil
+	return holdsFiles(root, Top, func(name string) bool { return skip[name] })
+}
+
+// skipMoves adds the folders of restores, and of tenants that are about to appear.
+func (r *Root) skipMoves(root *os.Root, skip map[string]bool) error {
+	skip[notesFolder] = true
+	moves, err := r.allMoves(root)
+	if err != nil {
+		return err
+	}
+	for _, m := range moves {
+		if m.Placed.IsZero() { // there at any moment
+			skip[m.Folder], skip[m.Incoming], skip[m.Replaced] = true, true, true
+			continue
+		}
+		left, err := m.Left()
+		if err != nil {
+			return err
+		}
+		skip[left.Staging], skip[left.Replaced] = true, true
+	}
+	return nil
 }
 
 // RemoveShared removes what calls of AddShared that died have left beside the notes.

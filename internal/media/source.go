@@ -7,11 +7,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // Tenant says whose files are meant.
 type Tenant struct{ Schema, Name string }
+
+// Tenants lists the tenants that there are at the moment of the call, and may list
+// others with them that there were.
+type Tenants func(context.Context) ([]Tenant, error)
 
 // Source is where the folders of tenants are. A Root is one.
 type Source interface {
@@ -24,8 +29,9 @@ type Source interface {
 	// Open opens the folder of a tenant. One that has none is an error that
 	// matches fs.ErrNotExist.
 	Open(ctx context.Context, t Tenant) (OpenTree, error)
-	// OpenShared opens what belongs to none of the tenants.
-	OpenShared(ctx context.Context, all []Tenant) (OpenTree, error)
+	// OpenShared opens what belongs to none of the tenants. It asks for these again
+	// while it is read, since new ones come.
+	OpenShared(ctx context.Context, tenants Tenants) (OpenTree, error)
 }
 
 // OpenTree is a Tree that must be closed.
@@ -220,20 +226,61 @@ func (r *Root) Open(_ context.Context, t Tenant) (OpenTree, error) {
 
 // OpenShared opens the directory without the folders of the tenants, and without
 // what restores keep beside them.
-func (r *Root) OpenShared(_ context.Context, all []Tenant) (_ OpenTree, err error) {
+func (r *Root) OpenShared(ctx context.Context, tenants Tenants) (_ OpenTree, err error) {
 	root, err := r.open()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	skip, err := r.notShared(root, all)
-	if err != nil {
+	skip := map[string]bool{}
+	if err := r.skipNow(ctx, skip, tenants); err != nil {
 		return nil, err
 	}
 	tree, err := OpenFolder(root, Top)
 	if err != nil {
 		return nil, err
 	}
-	tree.Skip = skip
+	tree.Skip = func(name string) bool { return skip[name] }
+	tree.look = func(ctx context.Context, names []string) error {
+		if !slices.ContainsFunc(names, func(name string) bool { return !skip[name] && r.mayBeTenants(name) }) {
+			return nil
+		}
+		return r.skipNow(ctx, skip, tenants)
+	}
 	return tree, nil
+}
+
+// skipNow adds what belongs to tenants and restores at this moment. Who is not noted
+// any more as about to appear is a tenant: in this order nobody slips through.
+func (r *Root) skipNow(ctx context.Context, skip map[string]bool, tenants Tenants) error {
+	root, err := r.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // it was only read
+	if err := r.skipMoves(root, skip); err != nil {
+		return err
+	}
+	list, err := tenants(ctx)
+	if err != nil {
+		return err
+	}
+	for folder := range r.owners(list) {
+		skip[folder] = true
+	}
+	return nil
+}
+
+// mayBeTenants reports whether the folder of a tenant can have that path, or what a
+// restore makes beside it.
+func (r *Root) mayBeTenants(name string) bool {
+	if strings.Count(name, "/") == len(r.pattern)-1 {
+		return true
+	}
+	for _, folder := range r.folders {
+		if parent(folder) == parent(name) {
+			return true
+		}
+	}
+	return false
 }

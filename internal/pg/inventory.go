@@ -88,10 +88,36 @@ type Schema struct {
 	OnlyExtensions bool
 	// Own says that a restore left it, by its name and its label: no tenant.
 	Own bool
+	// Unfinished is the backup of a restore into it that has not ended; empty: there is
+	// none.
+	Unfinished string
 }
 
 // LabelPrefix begins the comment of a schema that a restore left, or fills.
 const LabelPrefix = "tenantkeep: {"
+
+// UnfinishedComment is the comment of a schema that a restore of a backup makes, under
+// the name that it is to have, until it is whole.
+func UnfinishedComment(backup string) string {
+	return "tenantkeep: restore of " + backup + " not finished"
+}
+
+var unfinishedForm = regexp.MustCompile(`^tenantkeep: restore of (\S+) not finished$`)
+
+// Unfinished returns the backup of an UnfinishedComment.
+func Unfinished(comment string) (backup string, ok bool) {
+	m := unfinishedForm.FindStringSubmatch(comment)
+	if m == nil {
+		return "", false
+	}
+	return m[1], true
+}
+
+// UnfinishedRemedy says what to do about a schema with an UnfinishedComment. A comment
+// stays where somebody goes on in the schema all the same.
+func UnfinishedRemedy(schema string) string {
+	return fmt.Sprintf("restore it again; if it is in use as it is: COMMENT ON SCHEMA %s IS NULL", Identifier(schema))
+}
 
 var ownSchema = regexp.MustCompile(`__(staging|replaced|recovered|startup)_[0-9]{8}_[0-9]{6}(_[0-9]+)?$`)
 
@@ -133,7 +159,7 @@ func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, e
 					WHERE e.classid = d.classid AND e.objid = d.objid AND e.refclassid = 'pg_catalog.pg_extension'::regclass AND e.deptype = 'e')
 				LIMIT 1) IS NULL -- the server would look at all schemas at once for NOT EXISTS
 				ELSE false END,
-			coalesce(pg_catalog.starts_with(pg_catalog.obj_description(n.oid, 'pg_namespace'), '`+LabelPrefix+`'), false)
+			coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), '')
 		FROM pg_catalog.pg_namespace n
 		LEFT JOIN (
 			SELECT c.relnamespace,
@@ -161,9 +187,10 @@ func ListSchemas(ctx context.Context, q Querier, counted ...string) ([]Schema, e
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Schema, error) {
 		var s Schema
-		var labelled bool
-		err := row.Scan(&s.OID, &s.Name, &s.Owner, &s.Tables, &s.Locks, &s.Bytes, &s.Usable, &s.Extensions, &s.OnlyExtensions, &labelled)
-		s.Own = labelled && IsOwn(s.Name)
+		var comment string
+		err := row.Scan(&s.OID, &s.Name, &s.Owner, &s.Tables, &s.Locks, &s.Bytes, &s.Usable, &s.Extensions, &s.OnlyExtensions, &comment)
+		s.Own = strings.HasPrefix(comment, LabelPrefix) && IsOwn(s.Name)
+		s.Unfinished, _ = Unfinished(comment)
 		s.OnlyExtensions = s.OnlyExtensions && len(s.Extensions) > 0
 		return s, err
 	})

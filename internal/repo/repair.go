@@ -708,7 +708,13 @@ func (r *Repo) findArchives(ctx context.Context, s *survey, o RepairOptions) err
 	for _, i := range s.media {
 		id := runOf(i.Key)
 		n := slices.IndexFunc(s.plan.Rebuild, func(re Rebuild) bool { return re.ID == id })
-		if n < 0 || o.Media == nil {
+		switch {
+		case o.Media == nil:
+			continue
+		case n < 0:
+			if err := r.lostArchive(ctx, s, i, o); err != nil {
+				return err
+			}
 			continue
 		}
 		m := s.plan.Rebuild[n].Manifest
@@ -726,7 +732,7 @@ func (r *Repo) findArchives(ctx context.Context, s *survey, o RepairOptions) err
 		}
 		e := slices.IndexFunc(m.Schemas, func(e manifest.Schema) bool { return e.Schema == info.Schema })
 		if e < 0 || info.Backup != id {
-			s.unused(i, "there is no data file of schema %q of its backup", info.Schema)
+			s.loseArchive(i, info)
 			continue
 		}
 		info.Size, info.Hash = i.Size, c.hash
@@ -734,6 +740,35 @@ func (r *Repo) findArchives(ctx context.Context, s *survey, o RepairOptions) err
 		m.Schemas[e].MediaBackup, m.Schemas[e].Media = i.Key, &info.Media
 	}
 	return nil
+}
+
+// lostArchive tells of an archive of which no manifest that is rebuilt is the backup:
+// only files of tenants had changed when that was taken.
+func (r *Repo) lostArchive(ctx context.Context, s *survey, i storage.Info, o RepairOptions) error {
+	id := runOf(i.Key)
+	switch m := s.readable[id]; {
+	case s.newer[id], s.elsewhere[id] != "", s.broken[id].Err != nil, m != nil && m.Rebuilt.IsZero():
+		return nil // told already, or nothing was lost
+	case s.unfinished(id):
+		return nil // what is left of it goes
+	case slices.ContainsFunc(s.removals, func(n removal) bool { return n.names(i.Key) }):
+		return nil
+	}
+	info, err := r.archiveInfo(ctx, i, o)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err == nil { // else it is most likely one of the original system
+		s.loseArchive(i, info)
+	}
+	return nil
+}
+
+func (s *survey) loseArchive(i storage.Info, info ArchiveInfo) {
+	s.lose(Loss{
+		Backup: info.Backup, Schema: info.Schema, Tenant: info.Tenant, File: i.Key,
+		Problem: "no data file is left that tells the rows of that moment: its files can be taken out with tar, until cleanup --remove-orphans removes it",
+	})
 }
 
 func (r *Repo) archiveInfo(ctx context.Context, i storage.Info, o RepairOptions) (ArchiveInfo, error) {

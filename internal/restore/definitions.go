@@ -71,7 +71,7 @@ func (r *run) define(ctx context.Context, s *session, u *unit) error {
 		}
 	}
 	if u.core && u.objects == nil && !r.unmarked {
-		if err := s.exec(ctx, commentSQL(manifest.CoreSchema, mark(r.Manifest.ID))); err != nil {
+		if err := s.exec(ctx, commentSQL(manifest.CoreSchema, pg.UnfinishedComment(r.Manifest.ID))); err != nil {
 			return fmt.Errorf("mark schema public: %w", err)
 		}
 	}

@@ -23,6 +23,13 @@ type live struct {
 	references []pg.Reference
 }
 
+// unfinished reports whether a restore of the schema has not ended, as its comment
+// says: that the tenant was whole in it is not known.
+func (l *live) unfinished() bool {
+	_, marked := pg.Unfinished(l.comment)
+	return marked
+}
+
 // replaces checks whether a live schema can be replaced by that of a unit.
 func (p *checker) replaces(ctx context.Context, s existing, u *unit) error {
 	if p.As == "" {

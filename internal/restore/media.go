@@ -73,7 +73,7 @@ func (p *checker) media(ctx context.Context) error {
 		return err
 	}
 	var needed int64
-	var free, foreign []string // tenants with files that are in the way
+	var free, unfinished, foreign []string // tenants with files that are in the way
 	for _, u := range p.archived() {
 		size, err := p.archive(ctx, u)
 		switch {
@@ -90,15 +90,20 @@ func (p *checker) media(ctx context.Context) error {
 		if u.files != nil && u.files.occupied && p.Existing == "" {
 			name := strconv.Quote(u.newName(p.As))
 			switch {
-			case !u.core && u.live == nil:
+			case u.core:
+				p.addsToOthers()
+			case u.live == nil:
 				free = append(free, name)
+			case u.live.unfinished():
+				unfinished = append(unfinished, name)
 			case !p.sameDatabase():
 				foreign = append(foreign, name)
 			}
 		}
 	}
 	p.findExisting(free, fmt.Sprintf("and database %q has no such %s", p.info.Name, english.PluralWord(len(free), "schema", "")))
-	p.findExisting(foreign, fmt.Sprintf("and the backup is of another database than %q", p.info.Name))
+	p.findExisting(unfinished, fmt.Sprintf("and in database %q a restore of %s has not ended", p.info.Name, english.PluralWord(len(unfinished), "that schema", "these schemas")))
+	p.findExisting(foreign, p.otherDatabase())
 	if free, err := p.Media.Free(); err == nil && free < needed {
 		p.find(Finding{
 			Problem: fmt.Sprintf("the files need %s, and %s has %s left", humanize.Bytes(uint64(needed)), p.Media.Dir(), humanize.Bytes(uint64(max(free, 0)))),
@@ -134,11 +139,30 @@ func (p *checker) findExisting(schemas []string, why string) {
 	})
 }
 
-// sameDatabase reports whether the backup is of the target.
+// sameDatabase reports whether the backup is known to be of the target. The original
+// system does not say of which database its own are.
 func (p *checker) sameDatabase() bool {
 	d := p.Manifest.Database
-	return d == nil || d.Name == p.info.Name && // the original system does not say it
+	return d != nil && d.Name == p.info.Name &&
 		(d.SystemIdentifier == p.info.SystemIdentifier || d.SystemIdentifier == "" || p.info.SystemIdentifier == "")
+}
+
+// otherDatabase says that the backup is not known to be of the target.
+func (p *checker) otherDatabase() string {
+	if p.Manifest.Database == nil {
+		return fmt.Sprintf("and nothing says whether the backup is of database %q", p.info.Name)
+	}
+	return fmt.Sprintf("and the backup is of another database than %q", p.info.Name)
+}
+
+// addsToOthers warns of files of core that come to those of another database, perhaps.
+// Nothing is overwritten by them, and they may be what is missing of a restore that was
+// interrupted.
+func (p *checker) addsToOthers() {
+	if !p.sameDatabase() {
+		p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf("there are files in %s that belong to no tenant, %s: those that are missing are added to them, unless --include-media=false or --existing-media keep says no",
+			p.Media.Dir(), p.otherDatabase()))
+	}
 }
 
 // apart makes sure that no folder that is to be written to is that of another schema
@@ -414,19 +438,16 @@ func (r *run) placeFree(u *unit) error {
 		return err
 	}
 	f.placed = true // or in part, which is undone as well
-	if err := f.move.Place(r.Now()); err != nil {
-		return err
-	}
-	if f.occupied {
-		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", f.move.Replaced))
-	}
-	return nil
+	return f.move.Place(r.Now())
 }
 
 // confirmFree notes that a schema appeared whose files have their place.
 func (r *run) confirmFree(u *unit) {
 	if u.files == nil || u.files.move == nil {
 		return
+	}
+	if u.files.occupied {
+		u.note(fmt.Sprintf("its folder was there already: what was in it is kept as %s below the media root", u.files.move.Replaced))
 	}
 	if err := u.files.move.Done(r.Now()); err != nil { // the next run sees that the schema is there
 		r.Progress.Note(slog.LevelWarn, u.entry.Tenant, err.Error())
@@ -459,7 +480,7 @@ func (r *run) undoMedia(failed []*unit, marked []remainder) error {
 		default:
 			err := f.move.Revert()
 			if err == nil {
-				err = f.move.Discard()
+				err = f.move.Discard(r.Now())
 			}
 			u.releaseMedia()
 			errs = append(errs, err)
@@ -531,7 +552,7 @@ func readFolders(ctx context.Context, q pg.Querier, root *media.Root) (*folders,
 	}
 	var name, comment string
 	_, err = pgx.ForEachRow(rows, []any{&name, &comment}, func() error {
-		if _, marked := parseMark(comment); marked {
+		if _, marked := pg.Unfinished(comment); marked {
 			f.making[name] = append(f.making[name], name)
 		} else {
 			f.shown[name] = true
@@ -561,6 +582,9 @@ type settling struct {
 	// removes reports whether what a dead restore made in the database, a schema of
 	// that name, is about to be removed.
 	removes func(schema string) bool
+	// replaces reports whether such a schema is about to be replaced, and kept: somebody
+	// may have gone on in it. Nil: none is.
+	replaces func(schema string) bool
 	// needs reports whether a schema must be settled to go on.
 	needs func(schema string) bool
 	only  string // a schema, of which alone this may be done; empty: all
@@ -637,6 +661,12 @@ func (f *folders) settleFree(m *media.Move, s settling) error {
 	making := f.making[m.Schema]
 	removed := !f.shown[m.Schema] && slices.ContainsFunc(making, s.removes)
 	switch {
+	case inPlace && !f.shown[m.Schema] && s.replaces != nil && s.replaces(m.Schema):
+		if err := m.Undo(s.at); err != nil {
+			return err
+		}
+		s.note(fmt.Sprintf("folder %s is again what it was before a restore that died; what that one had put there is kept beside it, until cleanup removes it", m.Folder))
+		return nil
 	case inPlace && !removed && !f.shown[m.Schema] && len(making) > 0: // whoever removes the schema decides
 		return nil
 	case inPlace && !removed:
@@ -654,7 +684,17 @@ func discard(m *media.Move, s settling) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Discard(); err != nil {
+	inPlace, err := m.InPlace()
+	if err != nil {
+		return err
+	}
+	if inPlace || left.Replaced != "" && !m.Stages() { // interrupted, and nothing is in the database that tells of it
+		return errors.Join(m.Place(s.at), m.Done(s.at))
+	}
+	if err := m.Revert(); err != nil {
+		return err
+	}
+	if err := m.Discard(s.at); err != nil {
 		return err
 	}
 	if left.Staging != "" {
@@ -728,6 +768,9 @@ func (r *run) settleMedia(ctx context.Context) error {
 		at: r.Now(), note: r.noteMedia,
 		removes: func(schema string) bool {
 			return slices.ContainsFunc(r.remains, func(m remainder) bool { return m.schema == schema })
+		},
+		replaces: func(schema string) bool {
+			return slices.ContainsFunc(r.units, func(u *unit) bool { return u.live != nil && u.live.name == schema && u.live.unfinished() })
 		},
 		needs: func(schema string) bool {
 			return slices.ContainsFunc(r.units, func(u *unit) bool { return r.tenant(u).Schema == schema })
@@ -862,7 +905,7 @@ func (o *DropOptions) dropFolders(schemas, folders []Dropped) ([]Dropped, error)
 		if d.folder.staged {
 			remove = d.folder.move.Discard
 		}
-		if err := remove(); err != nil {
+		if err := remove(time.Now()); err != nil {
 			return schemas, err
 		}
 		schemas = append(schemas, d)

@@ -684,7 +684,7 @@ func (p *checker) occupied(ctx context.Context, s existing, u *unit) error {
 	}
 	// A mark says that nobody could use the schema yet, but a comment stays when
 	// somebody does, or copies it: where the schema can be replaced and kept, it is.
-	if backup, ok := parseMark(s.Comment); ok && (!p.Replace || p.run.core != nil) {
+	if backup, ok := pg.Unfinished(s.Comment); ok && (!p.Replace || p.run.core != nil) {
 		p.remains = append(p.remains, remainder{oid: s.OID, schema: s.Name, backup: backup})
 		p.planned(u, fmt.Sprintf("remains of a restore of %s that died", backup))
 		return nil
@@ -744,6 +744,13 @@ func (p *checker) ownSchemas(ctx context.Context) error {
 		return err
 	}
 	for _, u := range p.readable() {
+		if p.Resume && u.mask == nil && !u.core {
+			p.find(Finding{
+				Tenant:  u.entry.Tenant,
+				Problem: fmt.Sprintf("there is no live schema %q any more, whose place the staging could take", u.entry.Schema),
+				Remedy:  "restore without --resume",
+			})
+		}
 		if !p.Resume || u.mask == nil {
 			continue
 		}
@@ -849,7 +856,7 @@ func (p *checker) core(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if backup, ok := parseMark(comment); ok {
+	if backup, ok := pg.Unfinished(comment); ok {
 		// The dead restore had found that none of its own objects existed;
 		// those of another backup it did not look for.
 		p.remains = append(p.remains, remainder{oid: oid, schema: manifest.CoreSchema, backup: backup})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,35 +16,18 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/pg"
 )
 
-// mark is the comment of a schema whose restore is not finished. Whoever finds
-// it while holding the lock of the database knows that the restore died.
-func mark(backup string) string {
-	return "tenantkeep: restore of " + backup + " not finished"
-}
-
-var markForm = regexp.MustCompile(`^tenantkeep: restore of (\S+) not finished$`)
-
-// parseMark returns the backup of a mark.
-func parseMark(comment string) (backup string, ok bool) {
-	m := markForm.FindStringSubmatch(comment)
-	if m == nil {
-		return "", false
-	}
-	return m[1], true
-}
-
-// unfinished returns the backup of a mark or of the label of a staging schema.
+// unfinished returns the backup of a mark, which is a pg.UnfinishedComment, or of the label of a staging schema.
 func unfinished(comment string) (backup string, ok bool) {
 	if l, ok := parseLabel(comment); ok {
 		return l.Backup, l.State == stateStaging
 	}
-	return parseMark(comment)
+	return pg.Unfinished(comment)
 }
 
 // markOf is the comment of what a unit makes, until it is whole.
 func (r *run) markOf(u *unit) string {
 	if u.mask == nil {
-		return mark(r.Manifest.ID)
+		return pg.UnfinishedComment(r.Manifest.ID)
 	}
 	return label{State: stateStaging, Schema: u.target, Backup: r.Manifest.ID, At: r.Now()}.String()
 }
@@ -67,6 +49,7 @@ type remainder struct {
 	oid    uint32
 	schema string
 	backup string
+	own    bool // it is a staging
 }
 
 // listMarked lists the schemas with a mark.
@@ -86,11 +69,36 @@ func listMarked(ctx context.Context, conn *pgx.Conn) ([]remainder, error) {
 	var marked []remainder
 	for _, m := range list {
 		var ok bool
+		_, m.own = parseLabel(m.backup)
 		if m.backup, ok = unfinished(m.backup); ok {
 			marked = append(marked, m)
 		}
 	}
 	return marked, nil
+}
+
+// Unfinished is a schema that a restore has begun to make under the name of a tenant.
+// It is at work on it at this moment, or has died.
+type Unfinished struct{ Schema, Backup string }
+
+// ListUnfinished lists them. The next restore of such a schema makes it anew.
+func ListUnfinished(ctx context.Context, server *pg.Server) ([]Unfinished, error) {
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pg.Close(conn)
+	marked, err := listMarked(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	var list []Unfinished
+	for _, m := range marked {
+		if !m.own {
+			list = append(list, Unfinished{Schema: m.schema, Backup: m.backup})
+		}
+	}
+	return list, nil
 }
 
 // removeRemains removes what dead restores left in the places that this one
@@ -259,7 +267,7 @@ func (s *session) removeSchema(ctx context.Context, m remainder) error {
 		return err
 	}
 	_, own := parseLabel(comment)
-	if _, ok := parseMark(comment); !ok && (!own || !pg.IsOwn(m.schema)) {
+	if _, ok := pg.Unfinished(comment); !ok && (!own || !pg.IsOwn(m.schema)) {
 		return errors.New("its mark is gone: somebody else took it over")
 	}
 	core := m.schema == manifest.CoreSchema

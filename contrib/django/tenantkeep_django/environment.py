@@ -92,7 +92,7 @@ def media() -> list[tuple[str, str]]:
             pattern = relative % "{schema}"
         except (TypeError, ValueError):  # no place for the name: it goes to the end
             pattern = os.path.join(relative, "{schema}")
-        variables.append(("BACKUP_MEDIA_PATTERN", pattern))
+        variables.append(("BACKUP_MEDIA_PATTERN", os.path.normpath(pattern)))
     return variables
 
 
