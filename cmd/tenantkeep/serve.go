@@ -196,18 +196,60 @@ func (d *daemon) again(before *config.Config) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if before.File != "" && cfg.File == "" {
-		return nil, &hintedError{
-			err:  fmt.Errorf("the settings file %s is gone, and without it all would be as by default", ui.Safe(before.File)),
-			hint: "put it back, or start the process anew to do without it",
-		}
+	if err := notCut(before, cfg); err != nil {
+		return nil, err
 	}
 	// Backups in two repositories by one process are two halves of one schedule.
 	if absolute(cfg.Repository) != absolute(before.Repository) {
 		d.ui().Warnf("--repository stays %s until the process is started anew", ui.Safe(before.Repository))
 	}
 	cfg.Repository = before.Repository
+	if err := d.sameDatabase(before, cfg); err != nil {
+		return nil, err
+	}
 	return cfg, d.usable(cfg)
+}
+
+// deciding are the settings without which a process that goes on by the defaults
+// would back up something else, or delete what it was to keep.
+var deciding = slices.Concat([]string{"database-url", "repository", "retention-days", "schedule-cleanup"}, retentionSettings)
+
+// notCut refuses a settings file that has lost what decides which backups are made
+// where, and which are deleted: a disk that is full and an editor that has only begun
+// to write leave such files, and then a missing line is nobody's wish.
+func notCut(before, now *config.Config) error {
+	const anew = "put it back, or start the process anew to do without it"
+	had, has := before.FromFile(), now.FromFile()
+	switch {
+	case before.File != "" && now.File == "":
+		return &hintedError{err: fmt.Errorf("the settings file %s is gone, and without it all would be as by default", ui.Safe(before.File)), hint: anew}
+	case len(had) > 0 && len(has) == 0:
+		return &hintedError{err: fmt.Errorf("the settings file %s is empty, and without it all would be as by default", ui.Safe(now.File)), hint: anew}
+	}
+	for _, key := range had {
+		if slices.Contains(deciding, key) && !now.Given(key) {
+			return &hintedError{err: fmt.Errorf("the settings file %s had %s and has it no more: it may not be whole", ui.Safe(now.File), key), hint: anew}
+		}
+	}
+	return nil
+}
+
+// sameDatabase lets the process stay with its database: the repository, the lead and
+// what is due are of that one. A new user, password or way to it is taken.
+func (d *daemon) sameDatabase(before, now *config.Config) error {
+	was, err := server(before)
+	if err != nil {
+		return err
+	}
+	is, err := server(now)
+	if err != nil {
+		return err
+	}
+	if was.Address() != is.Address() || was.Database() != is.Database() {
+		d.ui().Warnf("--database-url stays that of %s until the process is started anew", ui.SafeText(was.String()))
+		now.DatabaseURL, now.DatabasePassword = before.DatabaseURL, before.DatabasePassword
+	}
+	return nil
 }
 
 // reload reads the settings again. Where they make no sense those before stay.

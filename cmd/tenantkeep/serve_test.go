@@ -31,7 +31,8 @@ type serving struct {
 	log strings.Builder
 }
 
-// serve starts a process in a directory and waits until it listens.
+// serve starts a process in a directory and waits until it listens. A nil database
+// is that of its settings file.
 func serve(t *testing.T, dir string, db *pgtest.Database, args ...string) *serving {
 	t.Helper()
 	self, err := os.Executable()
@@ -41,7 +42,10 @@ func serve(t *testing.T, dir string, db *pgtest.Database, args ...string) *servi
 	s := &serving{t: t, done: make(chan error, 1)}
 	s.cmd = &exec.Cmd{
 		Path: self, Args: append([]string{"tenantkeep", "serve", "--listen", "127.0.0.1:0", "--stop-timeout", "30s"}, args...), Dir: dir,
-		Env: append(os.Environ(), "DATABASE_URL="+db.URL(), "BACKUP_LOG_DIR=logs"),
+		Env: append(os.Environ(), "BACKUP_LOG_DIR=logs"),
+	}
+	if db != nil {
+		s.cmd.Env = append(s.cmd.Env, "DATABASE_URL="+db.URL())
 	}
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -160,12 +164,11 @@ func TestServe(t *testing.T) {
 	settings := func(text string) {
 		t.Helper()
 		text = "notify-on: success\nwebhook-url: " + receiver.URL + "\n" + text
-		if err := os.WriteFile(file, []byte(daily+text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		do(t, os.WriteFile(file, []byte(daily+text), 0o600))
 	}
-	settings("")
-	a := serve(t, dir, db)
+	url := "database-url: " + db.URL() + "\n"
+	settings(url + "retention-days: 4000\n")
+	a := serve(t, dir, nil)
 	a.waitForMetric(`tenantkeep_schema_state{schema="acme",tenant="acme"} 0`)
 	a.waitForMetric(`tenantkeep_server_leading 1`)
 	a.waitForMetric(`tenantkeep_server_runs_total{result="succeeded"} 1`)
@@ -187,12 +190,12 @@ func TestServe(t *testing.T) {
 		t.Errorf("ready: %d, %s", status, body)
 	}
 
-	settings("max-age: soon\n")
+	settings(url + "retention-days: 4000\nmax-age: soon\n")
 	a.signal(syscall.SIGHUP)
 	a.waitForMetric(`tenantkeep_check_state{check="settings"} 1`)
 	a.waitForMetric(`tenantkeep_server_config_reload_successful 0`)
 	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 86400`)
-	if !strings.Contains(a.text(), `error: the new settings make no sense, and those before stay in use: tenantkeep.yaml:5: max-age: "soon" is not`) {
+	if !strings.Contains(a.text(), `error: the new settings make no sense, and those before stay in use: tenantkeep.yaml:7: max-age: "soon" is not`) {
 		t.Error("nothing loud was said of the new settings")
 	}
 	// A file that is gone takes nothing back to the defaults, and another repository is
@@ -204,18 +207,34 @@ func TestServe(t *testing.T) {
 	a.waitFor("it misses the file", func() bool {
 		return strings.Contains(a.text(), "those before stay in use: the settings file tenantkeep.yaml is gone")
 	})
-	settings("repository: elsewhere\nmax-age: 29h\n")
+	// Nor does one of which only a part was written.
+	do(t, os.WriteFile(file, nil, 0o600))
+	a.signal(syscall.SIGHUP)
+	a.waitFor("it misses the settings", func() bool {
+		return strings.Contains(a.text(), "those before stay in use: the settings file tenantkeep.yaml is empty")
+	})
+	settings(url)
+	a.signal(syscall.SIGHUP)
+	a.waitFor("it misses one of the settings", func() bool {
+		return strings.Contains(a.text(), "those before stay in use: the settings file tenantkeep.yaml had retention-days and has it no more")
+	})
+	other := db.URL() + "&dbname=" + db.Name + "_other"
+	settings("database-url: " + other + "\nrepository: elsewhere\nretention-days: 4000\nmax-age: 29h\n")
 	a.signal(syscall.SIGHUP)
 	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 104400`)
 	if !strings.Contains(a.text(), "--repository stays ./backups until the process is started anew") {
 		t.Error("nothing was said of the other repository")
 	}
-	settings("max-age: 30h\n")
+	if !strings.Contains(a.text(), "--database-url stays that of database \""+db.Name+"\" on ") {
+		t.Error("nothing was said of the other database")
+	}
+	a.waitForMetric(`tenantkeep_check_state{check="database"} 0`)
+	settings(url + "repository: backups\nretention-days: 4000\nmax-age: 30h\n")
 	a.signal(syscall.SIGHUP)
 	a.waitForMetric(`tenantkeep_schema_backup_max_age_seconds{schema="acme",tenant="acme"} 108000`)
 	a.waitForMetric(`tenantkeep_server_config_reload_successful 1`)
 
-	b := serve(t, dir, db)
+	b := serve(t, dir, nil)
 	b.waitFor("the second one waits", func() bool { return strings.Contains(b.text(), "another process leads") })
 	b.waitForMetric(`tenantkeep_server_leading 0`)
 	a.signal(syscall.SIGKILL)

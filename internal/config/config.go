@@ -167,6 +167,17 @@ func (c *Config) Source(key string) Source { return c.values[key].source }
 // Given reports whether the user gave the setting at all.
 func (c *Config) Given(key string) bool { return c.values[key].source.Kind != FromDefault }
 
+// FromFile lists the keys of the settings that the settings file decides, in the
+// order of the table.
+func (c *Config) FromFile() (keys []string) {
+	for _, s := range settings() {
+		if c.values[s.Key].source.Kind == FromFile {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
 // Value returns a setting as text, for people: secrets are masked.
 func (c *Config) Value(key string) string {
 	for _, s := range settings() {

@@ -247,6 +247,7 @@ func TestPasswordsAreNoFlags(t *testing.T) {
 	for _, text := range []string{
 		"postgres://u:s3cret@h/d", "postgres://u:s3cret@/d?host=/tmp", "postgresql://h/d?password=s3cret",
 		"postgres://h/d?sslmode=require&sslpassword=s3cret",
+		" postgres://u:s3cret@h/d", "\tpostgresql://u:s3cret@/d?host=/tmp", "\u00a0postgis://u:s3cret@h/d", "\n\v postgres://:s3cret@h/d",
 	} {
 		_, err := world{args: []string{"--database-url", text}}.load(t)
 		if err == nil || !strings.Contains(err.Error(), "can be read by everybody") {

@@ -289,8 +289,9 @@ func parseDatabaseURL(text string) (string, error) {
 // the parameters of a URL.
 var secretKeyword = regexp.MustCompile(`(?i)((?:^|[\s?&;])(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]*)`)
 
-// userinfo finds the password of a URL.
-var userinfo = regexp.MustCompile(`^(\w[\w+.-]*://[^:/?#@]*:)([^/?#]*)@`)
+// userinfo finds the password of a URL, which may have white space of any kind
+// before it.
+var userinfo = regexp.MustCompile(`(\w[\w+.-]*://[^:/?#@]*:)([^/?#]*)@`)
 
 // refusePassword keeps passwords off the command line, where every user of the
 // machine can read them in the list of processes.

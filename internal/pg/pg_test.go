@@ -3,12 +3,15 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -57,6 +60,39 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s is %s", url, s)
 		} else if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "ret@") {
 			t.Errorf("the password is in: %v", err)
+		}
+	}
+}
+
+// A server that takes connections and never answers, or not to the end, is given up.
+func TestConnectLimit(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]time.Duration{"postgres://u@h/d": 30 * time.Second, "postgres://u@h/d?connect_timeout=90": 90 * time.Second} {
+		if s, err := pg.Parse(url); err != nil || s.ConnectLimit() != want {
+			t.Errorf("%s: %v, %v", url, s.ConnectLimit(), err)
+		}
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	ready := []byte{'R', 0, 0, 0, 8, 0, 0, 0, 0, 'K', 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 1, 'Z', 0, 0, 0, 5, 'I'}
+	for _, answer := range [][]byte{nil, ready} {
+		go func() {
+			conn, err := listener.Accept()
+			if err == nil {
+				_, _ = conn.Write(answer)
+				_, _ = io.Copy(io.Discard, conn) // until the client gives up
+			}
+		}()
+		s, err := pg.Parse("postgres://u@" + listener.Addr().String() + "/d?sslmode=disable")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.LimitConnect(100 * time.Millisecond).Connect(t.Context())
+		if failed, ok := errors.AsType[*pg.ConnectError](err); !ok || failed.State() != pg.Unreachable || !strings.Contains(failed.Hint(), "did not answer in time") {
+			t.Errorf("after %q: %v", answer, err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ package pg
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,11 @@ type Server struct {
 	mu     sync.Mutex
 	config *pgx.ConnConfig // replaced, never changed
 }
+
+// connectLimit bounds the attempt to connect to one host, where connect_timeout says
+// nothing: a server that accepts and never answers, such as one whose disk hangs,
+// would keep a run, and all that wait for it, without end and without a word.
+const connectLimit = 30 * time.Second
 
 // readBuffer is how much a session reads from the server at once, in bytes. pgx
 // alone reads 8 kB, a system call for every few rows of a COPY.
@@ -65,6 +71,7 @@ func Parse(databaseURL string) (*Server, error) {
 	if config.Database == "" {
 		config.Database = config.User
 	}
+	config.ConnectTimeout = cmp.Or(config.ConnectTimeout, connectLimit)
 	for _, setting := range clientSettings {
 		delete(config.RuntimeParams, setting)
 	}
@@ -158,7 +165,8 @@ var laterSettings = []struct {
 }
 
 // Connect opens a connection. The first one pins a list of hosts to the one
-// that answered, because a snapshot lives on one server.
+// that answered, because a snapshot lives on one server. A host that does not answer
+// within connect_timeout, or 30 seconds, is given up.
 func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 	var errs []error
 	for _, c := range s.hosts() {
@@ -167,8 +175,13 @@ func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 			errs = append(errs, err)
 			continue
 		}
-		if err := setUp(ctx, conn); err != nil {
-			return nil, errors.Join(err, closeNow(conn))
+		if err := setUpInTime(ctx, conn, c.ConnectTimeout); err != nil {
+			err = errors.Join(err, closeNow(conn))
+			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+				errs = append(errs, err)
+				continue
+			}
+			return nil, err
 		}
 		s.mu.Lock()
 		s.config = c
@@ -206,6 +219,12 @@ func (s *Server) hosts() []*pgx.ConnConfig {
 		out = append(out, byPlace[at])
 	}
 	return out
+}
+
+func setUpInTime(ctx context.Context, conn *pgx.Conn, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return setUp(ctx, conn)
 }
 
 func setUp(ctx context.Context, conn *pgx.Conn) error {
@@ -315,6 +334,9 @@ func (e *ConnectError) Hint() string {
 		return "the server has no connection left: raise max_connections, or lower --jobs"
 	case code == "57P03":
 		return "the server is starting up or shutting down: try again in a moment"
+	case code == "" && errors.Is(e.Err, context.DeadlineExceeded):
+		return "it did not answer in time: is the server at work, and is nothing in between that drops what is sent? connect_timeout in DATABASE_URL, or PGCONNECT_TIMEOUT, " +
+			"gives it more seconds than 30"
 	default:
 		return "is the server running, and are host and port right? DATABASE_URL, or PGHOST and PGPORT"
 	}
