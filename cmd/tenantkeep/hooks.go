@@ -99,10 +99,15 @@ func (h *hooks) noteBackup(r *backup.Result, err error) {
 	h.note("FAILED_SCHEMAS", strings.Join(failed, "\n"))
 }
 
-// noteRestore tells the hooks of a restore what is restored.
-func (h *hooks) noteRestore(p *restore.Plan) {
-	h.note("BACKUP", p.Backup)
+// noteRestore tells the hooks of a restore what is restored: of one from several
+// backups the first of these, and the schemas of all that have come so far.
+func (h *hooks) noteRestore(p *restore.Plan, part bool) {
 	var names []string
+	if part && h != nil && !h.began.IsZero() {
+		names = append(names, h.env["SCHEMAS"])
+	} else {
+		h.note("BACKUP", p.Backup)
+	}
 	for _, s := range p.Schemas {
 		names = append(names, cmp.Or(s.As, s.Schema))
 	}

@@ -164,16 +164,38 @@ func TestRestoreAllOfOneDatabase(t *testing.T) {
 	runIn(t, 0, "backup", repository, from, "--exclude-schema=archive_x")
 	daily := lastBackup(t, dir)
 
-	_, stderr := runIn(t, 1, "startup", "--latest", "--load-baseline", repository, into)
+	// Who names a backup gets what is in it.
+	_, stderr := runIn(t, 1, "startup", "--manifest", daily, "--load-baseline", repository, into)
 	mention(t, stderr, "schema archive_x is not in it", "restore --manifest "+full+" --schema archive_x brings it back", "RESTORE_INCOMPLETE", "nothing was restored")
-	if tables := target.Query(t, "SELECT count(*) FROM pg_tables WHERE schemaname !~ '^pg_|information_schema'")[0]; tables != "0" {
-		t.Errorf("%s tables after a startup that refused", tables)
+	if got := tables(t, target); got != "" {
+		t.Errorf("tables %s after a startup that refused", got)
 	}
-	_, stderr = runIn(t, 3, "restore", "--latest", repository, into)
-	mention(t, stderr, "of database "+shop.Name, "restore --manifest "+full+" --schema archive_x brings it back", "backup "+daily)
-	runIn(t, 0, "restore", "--manifest", full, "--schema", "archive_x", repository, into)
-	if got := target.Query(t, "SELECT id FROM archive_x.t"); !slices.Equal(got, []string{"1"}) {
-		t.Errorf("archive_x holds %q", got)
+	_, stderr = runIn(t, 0, "restore", "--latest", "--dry-run", repository, into)
+	parts := []string{"takes it from 2 backups", "not of one moment", "backup " + daily + ", taken", ": public, acme\n", "backup " + full + ", taken", ": archive_x\n"}
+	mention(t, stderr, parts...)
+	_, stderr = runIn(t, 0, "restore", "--latest", repository, into)
+	mention(t, stderr, append(parts, "of database "+shop.Name)...)
+	pgtest.RequireEqual(t, shop, target, pgtest.Compare{})
+
+	// A tenant that is saved more often than the others, and a new one.
+	shop.Exec(t, "INSERT INTO acme.t VALUES (7); CREATE SCHEMA fresh; CREATE TABLE fresh.t AS SELECT 2 AS id")
+	runIn(t, 0, "backup", repository, from, "--schema=acme", "--backup-type=incremental")
+	vip := lastBackup(t, dir)
+	runIn(t, 0, "backup", repository, from, "--schema=fresh")
+	fresh := pgtest.New(t)
+	toFresh := "--database-url=" + fresh.URL()
+	_, stderr = runIn(t, 0, "startup", "--latest", "--load-baseline", repository, toFresh)
+	mention(t, stderr, "takes it from 4 backups", "Restoring public from backup "+daily)
+	pgtest.RequireEqual(t, shop, fresh, pgtest.Compare{})
+	// The newest one without its file is passed over, and one that none has refused.
+	do(t, os.Remove(filepath.Join(dir, "backups", "data", "acme_incremental_"+vip+".sql.zst")))
+	old := pgtest.New(t)
+	_, stderr = runIn(t, 1, "startup", "--latest", "--load-baseline", repository, "--database-url="+old.URL())
+	mention(t, stderr, "is passed over for schema acme", "RESTORE_INCOMPLETE")
+	_, stderr = runIn(t, 3, "restore", "--latest", repository, "--database-url="+old.URL())
+	mention(t, stderr, "takes it from 3 backups", "schema acme is in it as it was before")
+	if got := tables(t, old); got != "acme.t 0, archive_x.t 1, fresh.t 1, public.t 0" {
+		t.Errorf("tables %s", got)
 	}
 
 	runIn(t, 0, "backup", repository, "--database-url="+other.URL())

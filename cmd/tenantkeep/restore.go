@@ -54,6 +54,7 @@ type RestoreOptions struct {
 	Format         format
 
 	undoes bool // it is a rollback
+	part   bool // Schemas are what a restore of everything takes from one of several backups
 	// fill is of a startup, which fills an empty database: it is called in the place
 	// of a question, before the first object is made, and nothing is replaced.
 	fill func(context.Context, *restore.Plan) error
@@ -163,7 +164,7 @@ where they are missing, and reported where they differ from the backup.
 Without --latest, --at and --manifest on a terminal, restore asks what to do.
 
 Exit codes: 0 all restored, 1 nothing restored, 2 wrong usage, 3 some tenants
-failed, lack objects or files, or are not in the backup, 130 interrupted.`,
+failed, lack objects or files, or are in no backup, 130 interrupted.`,
 		Example: `  tenantkeep restore
   tenantkeep restore --latest --schema customer_a
   tenantkeep restore --at "yesterday 14:00" --schema customer_a --as customer_a_yesterday
@@ -255,22 +256,70 @@ func runRestore(ctx context.Context, a *app, cmd *cobra.Command, cfg *config.Con
 	if name := databaseName(backup.Manifest); name != "" && name != target.Database() {
 		a.ui().Warnf("backup %s is of database %s: it is restored into %s", ui.Safe(backup.ID), ui.Safe(name), ui.Safe(target.Database()))
 	}
-	missing, err := a.tellLeftOut(ctx, from, backup, opts.wanted(cfg))
+	all, err := a.everything(ctx, from, backup, opts.wanted(cfg))
 	if err != nil {
 		return err
 	}
 	if opts.fill != nil && !cfg.Startup.Incomplete {
-		if err := refuseLeftOut(backup, missing); err != nil {
+		if err := refuseLeftOut(all); err != nil {
 			return err
 		}
 	}
-	if err := a.restoreBackup(ctx, cmd, cfg, opts, target, places, from, backup); err != nil {
+	if len(all.parts) == 1 {
+		err = a.restoreBackup(ctx, cmd, cfg, opts, target, places, from, backup)
+	} else {
+		err = a.restoreParts(ctx, cmd, cfg, opts, target, places, from, all.parts)
+	}
+	if err != nil {
 		return err
 	}
-	if missing > 0 && opts.fill == nil && opts.Manifest == "" && !opts.DryRun {
-		return &partialError{errLeftOut(backup.ID, missing)}
+	if all.missing > 0 && opts.fill == nil && opts.Manifest == "" && !opts.DryRun {
+		return &partialError{errLeftOut(backup.ID, all.missing)}
 	}
 	return nil
+}
+
+// restoreParts restores everything from several backups, core first. A part of which
+// all rows are there keeps none of the others back; nor, unless an application is to
+// start on what is there, does one that failed.
+func (a *app) restoreParts(ctx context.Context, cmd *cobra.Command, cfg *config.Config, opts RestoreOptions, target *pg.Server, places []place, from place, parts []part) error {
+	a.tellParts(a.logger(cmd, cfg), parts)
+	var errs []error
+	done := 0
+	opts.part = true
+	for i, p := range parts {
+		a.ui().Printf("Restoring %s from backup %s", p.names(), ui.Safe(p.backup.ID))
+		a.noteAudit(func(r *audit.Record) { r.Backups = append(r.Backups, p.backup.ID) })
+		opts.Schemas = p.schemas
+		err := a.restoreBackup(ctx, cmd, cfg, opts, target, places, from, p.backup)
+		partial, is := errors.AsType[*restore.PartialError](err)
+		rows := err == nil || is && len(partial.Failed) == 0
+		if rows || is {
+			done++
+		}
+		if _, refused := errors.AsType[*restore.PreflightError](err); refused && opts.DryRun && i > 0 {
+			a.ui().Warnf("backup %s cannot be checked to the end before what comes first is there: %v", ui.Safe(p.backup.ID), err)
+			continue
+		}
+		errs = append(errs, err)
+		switch {
+		case rows:
+			continue
+		case ctx.Err() != nil, opts.fill == nil && done == 0:
+			return errors.Join(errs...)
+		case opts.fill != nil:
+			// Another source would have less, and nobody would notice.
+			return &restore.FillingError{
+				Err:    fmt.Errorf("restore %s from backup %s: %w", p.names(), ui.Safe(p.backup.ID), err),
+				Advice: "a part of the database is not taken for all of it. " + hintOf(err),
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	if err != nil && opts.fill == nil {
+		return &partialError{err}
+	}
+	return err
 }
 
 // restoreBackup restores from the backup that was chosen.
@@ -365,7 +414,7 @@ func (a *app) confirmRestore(ctx context.Context, p *restore.Plan, opts RestoreO
 			return err
 		}
 	}
-	a.hooks.noteRestore(p)
+	a.hooks.noteRestore(p, opts.part)
 	err := a.hooks.begin(ctx)
 	switch {
 	case opts.fill == nil:
@@ -388,7 +437,7 @@ func (a *app) askRestore(ctx context.Context, p *restore.Plan, opts RestoreOptio
 	if len(replaced) == 0 {
 		return a.confirmRemains(ctx, p, opts)
 	}
-	if len(opts.Schemas) == 0 && !opts.All {
+	if (len(opts.Schemas) == 0 || opts.part) && !opts.All {
 		return &usageError{
 			err:  fmt.Errorf("this would replace live schemas: %s, beginning with %s", ui.Plural(int64(len(replaced)), "schema"), ui.Safe(replaced[0].As)),
 			hint: "name what is to be restored with --schema, or give --all",

@@ -30,7 +30,9 @@ RESTORE_BACKUP_FILE, else the backup of RESTORE_BACKUP_MANIFEST, else with
 RESTORE_LATEST_BACKUP the newest one, else from the baseline of core, unless
 LOAD_BASELINE is off. Where one fails the database is emptied again, and the next
 one is tried. A manifest means core and all tenants of the backup. One that leaves
-out schemas which other backups have is refused, unless with --incomplete.
+out schemas which other backups have is refused, unless with --incomplete. The
+newest backup is completed with the newest ones of the tenants that it leaves out or
+that were saved later by themselves.
 
 Where nothing was restored, MIGRATE_COMMAND is run. Then the process is replaced
 by the command after --, which gets its signals, and whose exit code is that of

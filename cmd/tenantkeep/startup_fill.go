@@ -194,7 +194,8 @@ func (s *startup) finish(ctx context.Context, filling *restore.Filling) error {
 }
 
 // begin marks the database once a restore has checked everything, before it makes
-// the first object. cancel ends the restore.
+// the first object. Where the source is restored from several backups the mark is that
+// of all of them. cancel ends the restore.
 func (s *startup) begin(ctx context.Context, from source, p *restore.Plan, cancel context.CancelCauseFunc) error {
 	for _, one := range p.Schemas {
 		if one.Live != nil {
@@ -203,6 +204,18 @@ func (s *startup) begin(ctx context.Context, from source, p *restore.Plan, cance
 				Advice: "somebody else works on the database: nothing was restored",
 			}
 		}
+	}
+	if s.filling != nil {
+		beat := s.beat
+		s.beat = nil
+		if err := beat.stop(); err != nil { // it works on the same connection
+			return err
+		}
+		if err := s.filling.Extend(ctx, s.conn, p.Makes); err != nil {
+			return err
+		}
+		s.beat = startHeartbeat(s.conn, s.filling, cancel)
+		return nil
 	}
 	filling, err := restore.BeginFilling(ctx, s.conn, from.what, s.host, p.Makes)
 	if err != nil {

@@ -40,6 +40,9 @@ func newFillWorld(t *testing.T) *fillWorld {
 	repository, from := "--repository="+w.path("backups"), "--database-url="+w.source.URL()
 	runIn(t, 0, "backup", repository, from)
 	runIn(t, 0, "backup", "--backup-type", "baseline", repository, from, "--baseline-dir="+w.path("baselineData"))
+	// Of which acme is in another backup than the rest.
+	runIn(t, 0, "backup", "--repository="+w.path("parts"), from)
+	runIn(t, 0, "backup", "--repository="+w.path("parts"), from, "--schema=acme", "--backup-type=incremental")
 	w.dump(t, "all.sql")
 	w.dump(t, "globex.sql", "--schema=globex")
 	w.dump(t, "core.sql", "--schema=public")
@@ -416,13 +419,15 @@ func (w *fillWorld) testKilled(t *testing.T) {
 		{"after a table", "ddl_command_end", "CREATE TABLE", "died", "RESTORE_LATEST_BACKUP=true"},
 		{"when rows are there", "ddl_command_start", "CREATE INDEX", "removing what was restored of schema acme, globex, public", "RESTORE_LATEST_BACKUP=true"},
 		{"when all is there but the mark", "ddl_command_start", "DROP SCHEMA", "removing what was restored of schema acme, globex, public", "RESTORE_LATEST_BACKUP=true"},
+		{"in the second of two backups", "ddl_command_start", "CREATE INDEX", "removing what was restored of schema acme, globex, public", "RESTORE_LATEST_BACKUP=true BACKUP_REPOSITORY=parts"},
 		{"in a script", "ddl_command_start", "CREATE INDEX", "died", "RESTORE_BACKUP_FILE=all.sql"},
 	} {
 		t.Run(tt.step, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
 			open := gate(t, db, tt.event, tt.tag)
-			first := w.start(t, db.URL(), tt.source)
+			words := strings.Fields(tt.source)
+			first := w.start(t, db.URL(), words...)
 			until(t, db, tt.step, atGate)
 			if err := first.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -432,7 +437,7 @@ func (w *fillWorld) testKilled(t *testing.T) {
 				endSessions(t, db)
 			}
 			// Else what the dead one has asked for last is still at work.
-			second := w.start(t, db.URL(), tt.source, "--", "echo", "started")
+			second := w.start(t, db.URL(), append(words, "--", "echo", "started")...)
 			if tt.says != "" {
 				until(t, db, "the next one looks", `EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tenantkeep startup%')`)
 			}
@@ -445,7 +450,7 @@ func (w *fillWorld) testKilled(t *testing.T) {
 			if got := leftovers(t, db); got != "4711, acme, changes, globex" {
 				t.Errorf("beside the tables: %s", got)
 			}
-			_, stderr := w.run(t, 0, db, tt.source, "--", "true")
+			_, stderr := w.run(t, 0, db, append(words, "--", "true")...)
 			mention(t, stderr, "nothing is restored")
 		})
 	}

@@ -22,7 +22,7 @@ type Startup struct {
 
 	NoOwner, NoPrivileges bool // as the flags of restore
 	Fallback              bool // the next source is tried where one fails
-	Incomplete            bool // a backup is restored that leaves out schemas which others have
+	Incomplete            bool // what there is of the database is restored, where backups leave out schemas of it
 	StartEmpty            bool // the application starts although nothing could be restored that was asked for
 
 	MigrateCommand []string // what makes the tables where nothing was restored; empty: nothing does
@@ -72,7 +72,7 @@ func startupSettings() []Setting {
 		},
 		{
 			Key: "restore-incomplete", Flag: "incomplete", Env: "RESTORE_INCOMPLETE", Default: "false", Kind: "bool", Switch: true,
-			Help:  "fill an empty database from a backup that leaves out schemas which other backups have",
+			Help:  "fill an empty database also where backups leave out schemas of it",
 			apply: one(parseBool, func(c *Config, v bool) { c.Startup.Incomplete = v }),
 		},
 		{

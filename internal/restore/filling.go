@@ -254,6 +254,13 @@ func (f *Filling) Beat(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// Extend notes further schemas that are made or filled, before the first object of
+// them is made. It must not be called during a Beat.
+func (f *Filling) Extend(ctx context.Context, conn *pgx.Conn, makes []string) error {
+	f.Makes = append(f.Makes, makes...)
+	return f.Beat(ctx, conn)
+}
+
 // Finish removes the mark: what is in the database is whole.
 func (f *Filling) Finish(ctx context.Context, conn *pgx.Conn) error {
 	// Without CASCADE: the schema is empty, or somebody else uses it.
