@@ -221,7 +221,7 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 	x.locks(ctx, places[0], found.backups)
 	x.notifiers(ctx, places[0].Store)
 	trail := x.trail(found.backups)
-	if err := x.schedule(found.backups, trail); err != nil {
+	if err := x.schedule(found.backups, files, trail); err != nil {
 		return err
 	}
 	if err := x.retention(ctx, places[0], found, policy, trail); err != nil {

@@ -9,7 +9,7 @@ import (
 
 // schedule finds out what the schedule would do, where something runs it: who makes
 // backups by other means has a calendar of which nobody knows.
-func (x *examiner) schedule(backups []repo.Backup, trail *trailFacts) error {
+func (x *examiner) schedule(backups []repo.Backup, files *fileCheck, trail *trailFacts) error {
 	if x.facts.Database.Err != "" || !x.serving && (trail == nil || !trail.scheduled) {
 		return nil
 	}
@@ -17,7 +17,7 @@ func (x *examiner) schedule(backups []repo.Backup, trail *trailFacts) error {
 	if err != nil {
 		return err
 	}
-	facts := schedule.Facts{Now: x.facts.Now, Schemas: x.facts.Database.Schemas, Database: manifest.Database{
+	facts := schedule.Facts{Now: x.facts.Now, Schemas: x.facts.Database.Schemas, Lacks: files.lacks, Database: manifest.Database{
 		Name: x.info.Name, Encoding: x.info.Encoding, SystemIdentifier: x.info.SystemIdentifier,
 	}}
 	for _, b := range backups {

@@ -403,6 +403,9 @@ func (c *fileCheck) missing(m *manifest.Manifest, n int) []string {
 	return missing
 }
 
+// lacks reports whether something of that is missing.
+func (c *fileCheck) lacks(m *manifest.Manifest, n int) bool { return len(c.missing(m, n)) > 0 }
+
 // hasMedia reports whether a media archive is there, or in its place the folder
 // that the original system may have saved.
 func (c *fileCheck) hasMedia(key string) bool {

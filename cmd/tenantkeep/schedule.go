@@ -139,6 +139,15 @@ func (a *app) scheduled(cmd *cobra.Command, cfg *config.Config, progress ui.Prog
 	}
 	return &job.Schedule{
 		Server: o.Server, Repo: o.Repo, Settings: settings, Schemas: cfg.Schemas, ExcludeSchemas: cfg.ExcludeSchemas,
+		Lacking: func(ctx context.Context) (func(*manifest.Manifest, int) bool, error) {
+			store, err := openStorage(cfg)
+			if err != nil {
+				return nil, err
+			}
+			files := &fileCheck{}
+			files.sizes, _, err = fileSizes(ctx, store)
+			return files.lacks, err
+		},
 		Waiting: func(e *pg.LockedError) { a.ui().Printf("Waiting: %s", ui.SafeText(e.Error())) },
 		Begin: func(_ context.Context, p *schedule.Plan) error {
 			return a.beginAudit(cmd, cfg)

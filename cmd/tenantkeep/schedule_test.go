@@ -224,6 +224,24 @@ func TestScheduleOverTime(t *testing.T) {
 	c.at("2026-11-30 07:00", 0)
 	c.expect(types(c.newest()), "full: public full, acme full, bolt full, cafe full")
 
+	// Backups whose files are gone are none, as for health.
+	for _, pattern := range []string{"acme_*", "bolt_*_" + c.newest().ID + "*"} {
+		files, err := filepath.Glob(filepath.Join(c.dir, "backups", "data", pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatal(files, err)
+		}
+		for _, file := range files {
+			do(t, os.Remove(file))
+		}
+	}
+	lost := c.newest().ID
+	c.at("2026-11-30 08:00", 0)
+	c.expect(c.stderr, "acme: no backup has it: files of "+lost+" are missing.")
+	c.expect(c.stderr, "bolt: full backup due since 2026-11-29 00:00 UTC, but files of "+lost+" are missing.")
+	c.expect(types(c.newest()), "full: acme full, bolt full")
+	c.at("2026-11-30 08:01", 0)
+	c.expect(c.stderr, "Nothing is due before")
+
 	// Each run that did something is in the audit trail, with its backup.
 	report, err := audit.Check(filepath.Join(c.dir, "logs", audit.Name))
 	if err != nil || report.Problem != nil || len(report.Unended) > 0 || report.Records < 10 {

@@ -25,6 +25,10 @@ type Schedule struct {
 	Schemas        []string // only these, by exact name; empty: core and all tenants
 	ExcludeSchemas []string // not these
 
+	// Lacking looks which files are there, and returns what tells whether the n-th entry
+	// of a manifest lacks some. Nil: nobody looks.
+	Lacking func(context.Context) (func(m *manifest.Manifest, n int) bool, error)
+
 	// Wait waits for another run of tenantkeep in the same database to end; without
 	// it there is a *pg.LockedError. Waiting, if not nil, hears for whom, once.
 	Wait    bool
@@ -142,6 +146,11 @@ func (s *Schedule) decide(ctx context.Context, conn *pgx.Conn, now time.Time) (*
 	for _, b := range backups {
 		if b.Err == nil && !b.Bare {
 			facts.Backups = append(facts.Backups, b.Manifest)
+		}
+	}
+	if s.Lacking != nil {
+		if facts.Lacks, err = s.Lacking(ctx); err != nil {
+			return nil, err
 		}
 	}
 	return schedule.Decide(facts, s.Settings), nil

@@ -42,6 +42,9 @@ type Facts struct {
 	Database manifest.Database    // by name, encoding and, where it is known, system identifier
 	Schemas  []string             // that are to be backed up, core among them
 	Backups  []*manifest.Manifest // in any order, also those of other databases
+	// Lacks reports whether files are missing that the n-th entry of a backup needs: it
+	// counts as little as one that was never made. Nil: none are.
+	Lacks func(m *manifest.Manifest, n int) bool
 }
 
 // Cause is what a decision comes from.
@@ -55,6 +58,7 @@ const (
 	Missed Cause = "missed"  // its time came more than once
 	Failed Cause = "failed"  // the last run could not save it
 	Files  Cause = "files"   // the last run could not save all files of it
+	Lost   Cause = "lost"    // files are missing that its newest backup needs
 	Chain  Cause = "chain"   // it needs too many files of earlier backups
 
 	Waiting Cause = "waiting" // its next time is yet to come
@@ -158,6 +162,7 @@ type decider struct {
 	Settings
 	past     map[string]*history // by schema
 	baseline Past
+	lost     string // the newest baseline, where its files are missing
 	known    map[tick]time.Time
 }
 
@@ -188,6 +193,7 @@ type history struct {
 	failed      string    // the run that could not save it, after the last that did
 	failure     string    // why
 	failedAt    time.Time // when it began
+	lost        string    // a backup after the last that counts whose files are missing
 }
 
 // read goes through the backups, the newest first.
@@ -203,22 +209,39 @@ func (d *decider) read() {
 	})
 	for _, m := range backups {
 		if m.BackupType == manifest.Baseline {
-			if d.baseline.ID == "" && slices.ContainsFunc(m.Schemas, manifest.Schema.IsCore) {
+			i := slices.IndexFunc(m.Schemas, manifest.Schema.IsCore)
+			switch {
+			case d.baseline.ID != "" || i < 0:
+			case d.lacks(m, i):
+				d.lost = cmp.Or(d.lost, m.ID)
+			default:
 				d.baseline = Past{ID: m.ID, Type: manifest.Baseline, Time: m.Timestamp.Time}
 			}
 			continue
 		}
 		for i := range m.Schemas {
-			if h := d.past[m.Schemas[i].Schema]; h != nil {
+			h := d.past[m.Schemas[i].Schema]
+			switch {
+			case h == nil:
+			case d.lacks(m, i):
+				if h.last.ID == "" && h.failed == "" {
+					h.lost = cmp.Or(h.lost, m.ID)
+				}
+			default:
 				h.add(m, &m.Schemas[i])
 			}
 		}
 		for _, f := range m.Failures {
-			if h := d.past[f.Schema]; h != nil && h.last.ID == "" && h.failed == "" {
+			if h := d.past[f.Schema]; h != nil && h.last.ID == "" && h.failed == "" && h.lost == "" {
 				h.failed, h.failure, h.failedAt = m.ID, f.Error, m.Timestamp.Time
 			}
 		}
 	}
+}
+
+// lacks reports whether files of an entry are missing.
+func (d *decider) lacks(m *manifest.Manifest, n int) bool {
+	return d.Lacks != nil && m.Schemas[n].Filepath != "" && d.Lacks(m, n)
 }
 
 // ofDatabase reports whether a backup is of the database, and one that others can
@@ -286,6 +309,8 @@ func (d *decider) schema(name string) Decision {
 	case h.last.ID == "" && h.failed != "":
 		r.Due, r.Cause, r.Since = manifest.Full, Failed, h.failedAt
 		r.Why = fmt.Sprintf("no backup has it: the one of %s could not save it (%s)", d.clock(h.failedAt), firstLine(h.failure))
+	case h.last.ID == "" && h.lost != "":
+		r.Due, r.Cause, r.Why = manifest.Full, Lost, fmt.Sprintf("no backup has it: files of %s are missing", h.lost)
 	case h.last.ID == "":
 		r.Due, r.Cause, r.Why = manifest.Full, New, "no backup has it yet"
 	case !full.Off() && h.full.ID == "" && d.Type != manifest.Incremental:
@@ -344,6 +369,9 @@ func (d *decider) due(r *Decision, h *history, typ manifest.Type, tick time.Time
 	case h.failed != "":
 		r.Cause = Failed
 		r.Why += fmt.Sprintf(", but the one of %s could not save it (%s)", d.clock(h.failedAt), firstLine(h.failure))
+	case h.lost != "":
+		r.Cause = Lost
+		r.Why += fmt.Sprintf(", but files of %s are missing", h.lost)
 	case d.come(second):
 		r.Cause = Missed
 		r.Why = fmt.Sprintf("%s backups were missed since %s", typ, d.clock(tick))
@@ -386,12 +414,14 @@ func (d *decider) decideBaseline() Decision {
 	case next(d.Now).IsZero():
 		r.Cause, r.Why = Off, "its schedule is off"
 		return r
-	case !asked && d.baseline.ID == "":
+	case !asked && d.baseline.ID == "" && d.lost == "":
 		r.Cause, r.Why = Off, "none was made by hand so far"
 		return r
 	case d.NoBaseline != "":
 		r.Cause, r.Why = Blocked, d.NoBaseline
 		return r
+	case d.baseline.ID == "" && d.lost != "":
+		r.Due, r.Cause, r.Why = manifest.Baseline, Lost, fmt.Sprintf("files of %s are missing", d.lost)
 	case d.baseline.ID == "":
 		r.Due, r.Cause, r.Why = manifest.Baseline, New, "there is none yet"
 	default:
