@@ -220,7 +220,7 @@ func (x *examiner) repository(ctx context.Context, places []place, found *catalo
 	}
 	x.locks(ctx, places[0], found.backups)
 	x.notifiers(ctx, places[0].Store)
-	trail := x.trail(found.backups)
+	trail := x.trail(found.backups, mine)
 	if err := x.schedule(found.backups, files, trail); err != nil {
 		return err
 	}

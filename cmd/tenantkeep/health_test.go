@@ -189,10 +189,20 @@ func TestHealthReadsTheTrail(t *testing.T) {
 	note(audit.Record{Command: "restore", Backup: "b2"}, audit.OK, nil)
 	note(audit.Record{Command: "restore", Backup: "rollback/b9"}, audit.OK, nil)
 	note(audit.Record{Command: "pin", Backup: "pinned"}, audit.OK, nil)
+	// Of another database in the repository, by its name or by the backup.
+	shop := `database "shop" on db:5432 as "keeper"`
+	note(audit.Record{Command: "backup", Database: `database "other" on db:5432 as "keeper"`}, audit.OK, nil)
+	note(audit.Record{Command: "schedule", Database: `database "other" on db:5432 as "keeper"`}, audit.Failed, fmt.Errorf("theirs"))
+	note(audit.Record{Command: "backup", Database: shop, Backup: "theirs"}, audit.OK, nil)
+	note(audit.Record{Command: "restore", Database: shop, Backup: "theirs"}, audit.OK, nil)
+	note(audit.Record{Command: "backup", Database: `database "other" on db:5432 as "keeper"`}, "", nil)
+	// A deployment.
+	note(audit.Record{Command: "serve", Database: shop}, audit.Interrupted, fmt.Errorf("a signal"))
+	theirs := []repo.Backup{{ID: "theirs", Key: "theirs", Manifest: &manifest.Manifest{Finished: now}}}
 	x := &examiner{app: &app{now: time.Now}, cfg: &config.Config{LogDir: dir, Repository: repository}}
-	x.facts.Now = now
-	facts := x.trail(nil)
-	if facts == nil || len(facts.made) != 3 || !facts.made["b1"] || !facts.made["b2"] || !facts.made["b3"] || !facts.gone["b1"] || facts.scheduled {
+	x.facts.Now, x.facts.Database.Name = now, "shop"
+	facts := x.trail(theirs, map[string]bool{"theirs": false})
+	if facts == nil || len(facts.made) != 4 || !facts.made["theirs"] || !facts.made["b1"] || !facts.made["b2"] || !facts.made["b3"] || !facts.gone["b1"] || !facts.scheduled {
 		t.Errorf("%+v", facts)
 	}
 	if tr := x.facts.Trail; tr == nil || tr.Error != "full disk" || !tr.Failed.After(tr.Success) || tr.Success.IsZero() {
@@ -206,7 +216,7 @@ func TestHealthReadsTheTrail(t *testing.T) {
 	}
 	note(audit.Record{Command: "restore", Backup: "b3"}, audit.Failed, fmt.Errorf("rows differ"))
 	note(audit.Record{Command: "serve"}, "", nil)
-	if facts = x.trail(nil); facts == nil || !facts.scheduled || !x.facts.Killed.Equal(now.Add(-time.Minute)) {
+	if facts = x.trail(theirs, nil); facts == nil || !facts.scheduled || !x.facts.Killed.Equal(now.Add(-time.Minute)) {
 		t.Errorf("%+v, killed at %v", facts, x.facts.Killed)
 	}
 	if p := x.facts.Proof; p.Backup != "b2" || !p.Failed || p.Error != "rows differ" {
@@ -214,11 +224,11 @@ func TestHealthReadsTheTrail(t *testing.T) {
 	}
 	// While something is at work, nobody knows that it was killed.
 	x.facts.Killed, x.facts.Locks = time.Time{}, []health.Lock{{}}
-	if x.trail(nil); !x.facts.Killed.IsZero() {
+	if x.trail(theirs, nil); !x.facts.Killed.IsZero() {
 		t.Errorf("killed at %v", x.facts.Killed)
 	}
 	x.cfg.LogDir = filepath.Join(dir, "none")
-	if x.trail(nil) != nil {
+	if x.trail(theirs, nil) != nil {
 		t.Error("a trail was found where there is none")
 	}
 }

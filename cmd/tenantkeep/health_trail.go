@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -18,20 +19,39 @@ type trailFacts struct {
 	made map[string]bool // backups that runs said to have made
 	gone map[string]bool // what was removed, or was about to be
 	open map[string]audit.Record
-	// scheduled is that the newest run was one of the schedule's.
+	// scheduled is that the newest run of the database was one of the schedule's.
 	scheduled bool
+
+	database string          // name of that which is looked at; empty: any
+	others   map[string]bool // backups of others in the same repository
+}
+
+// concerns reports whether a run was one of the database that is looked at. Its name
+// tells, since who runs the schedule may reach the server by another address, and the
+// backup that it made.
+func (t *trailFacts) concerns(r audit.Record) bool {
+	for _, id := range append([]string{r.Backup}, r.Backups...) {
+		if t.others[id] {
+			return false
+		}
+	}
+	return t.database == "" || r.Database == "" || strings.HasPrefix(r.Database, fmt.Sprintf("database %q on ", t.database))
 }
 
 // makesBackups are the commands whose end names a backup that they made.
 var makesBackups = []string{"backup", "schedule", "serve"}
 
-// trail reads the audit trail; nil: there is none that can be read.
-func (x *examiner) trail(backups []repo.Backup) *trailFacts {
+// trail reads the audit trail; nil: there is none that can be read. mine tells which
+// backups are of the database that is looked at.
+func (x *examiner) trail(backups []repo.Backup, mine map[string]bool) *trailFacts {
 	repository, err := filepath.Abs(x.cfg.Repository)
 	if err != nil {
 		return nil
 	}
-	t := &trailFacts{made: map[string]bool{}, gone: map[string]bool{}, open: map[string]audit.Record{}}
+	t := &trailFacts{made: map[string]bool{}, gone: map[string]bool{}, open: map[string]audit.Record{}, database: x.facts.Database.Name, others: map[string]bool{}}
+	for _, b := range backups {
+		t.others[b.ID] = !mine[b.Key]
+	}
 	f := &health.Trail{}
 	err = audit.Read(audit.Open(x.cfg.LogDir, x.now).Path(), func(r audit.Record) {
 		if r.Repository != repository {
@@ -43,7 +63,7 @@ func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 		switch {
 		case slices.Contains(makesBackups, r.Command):
 			t.backup(f, r)
-		case r.Command == "restore" && r.Event == audit.Ended:
+		case r.Command == "restore" && r.Event == audit.Ended && !t.others[r.Backup]:
 			x.proof(r)
 		}
 	})
@@ -57,8 +77,13 @@ func (x *examiner) trail(backups []repo.Backup) *trailFacts {
 		x.killed(r.Time)
 	}
 	// A backup that exists was a success, whoever keeps the trail.
-	if len(backups) > 0 && backups[0].Manifest != nil && backups[0].Manifest.Finished.After(f.Success) {
-		f.Success = backups[0].Manifest.Finished
+	for _, b := range backups {
+		if mine[b.Key] && b.Manifest != nil {
+			if b.Manifest.Finished.After(f.Success) {
+				f.Success = b.Manifest.Finished
+			}
+			break
+		}
 	}
 	x.facts.Trail = f
 	return t
@@ -73,13 +98,17 @@ func (x *examiner) killed(began time.Time) {
 
 // backup takes in a record of a command that makes backups.
 func (t *trailFacts) backup(f *health.Trail, r audit.Record) {
+	mine := t.concerns(r)
 	later := func(at *time.Time) {
-		if r.Time.After(*at) {
+		if mine && r.Time.After(*at) {
 			*at = r.Time
 		}
 	}
 	switch r.Event {
 	case audit.Started:
+		if !mine {
+			return
+		}
 		t.open[r.Run] = r
 		t.scheduled = r.Command != "backup"
 		later(&f.Last)
@@ -94,8 +123,12 @@ func (t *trailFacts) backup(f *health.Trail, r audit.Record) {
 				}
 			}
 		case audit.Failed, audit.Interrupted:
-			later(&f.Failed)
-			f.Error = r.Error
+			// A deployment interrupts the process that stays, and the next one makes the
+			// backup. Where there is none, the check of the schedule tells.
+			if mine && (r.Result == audit.Failed || r.Command != "serve") {
+				later(&f.Failed)
+				f.Error = r.Error
+			}
 		}
 	}
 }
