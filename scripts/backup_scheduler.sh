@@ -112,6 +112,17 @@ log() {
 	printf '%s %-5s %s\n' "$(stamp)" "$level" "$*" >>"$logfile"
 }
 
+# words are a command line without the values of its flags, of which one may hold a
+# password.
+words() {
+	local word text=$1
+	shift
+	for word in "$@"; do
+		case $word in -*) text+=" ${word%%=*}" ;; esac
+	done
+	printf '%s' "$text"
+}
+
 fail() {
 	log ERROR "$*"
 	exit 1
@@ -264,7 +275,7 @@ main() {
 		[ "$command" = cleanup ] && args+=(--yes)
 		lock "$command"
 		rotate
-		log INFO "$command begins: $program ${args[*]} $*"
+		log INFO "$command begins: $program $(words "${args[0]}" "${args[@]:1}" "$@")"
 		run "$program" "${args[@]}" "$@"
 		code=$?
 	fi

@@ -150,6 +150,7 @@ func (a *app) validate(_ context.Context, file string) error {
 	if err := checkSettings(cfg); err != nil {
 		return err
 	}
+	a.tellMissingPrograms(cfg)
 	n := int64(0)
 	for _, s := range config.Settings() {
 		if cfg.Given(s.Key) {
@@ -158,6 +159,23 @@ func (a *app) validate(_ context.Context, file string) error {
 	}
 	a.ui().Printf("%s is in order: %s.", ui.Safe(file), ui.Plural(n, "setting"))
 	return nil
+}
+
+// tellMissingPrograms warns of programs that are not on this machine. The file may be
+// meant for another one.
+func (a *app) tellMissingPrograms(cfg *config.Config) {
+	for _, p := range []struct {
+		key     string
+		command []string
+	}{
+		{"before-backup", cfg.Hooks.BeforeBackup}, {"after-backup", cfg.Hooks.AfterBackup},
+		{"before-restore", cfg.Hooks.BeforeRestore}, {"after-restore", cfg.Hooks.AfterRestore},
+		{"migrate-command", cfg.Startup.MigrateCommand},
+	} {
+		if _, err := findProgram(p.command); err != nil {
+			a.ui().Warnf("%s: %v", name(cfg, p.key), err)
+		}
+	}
 }
 
 // checkSettings finds what commands would refuse, each once it needs it.

@@ -147,6 +147,9 @@ func TestConfigValidate(t *testing.T) {
 	write(t, good, "repository: /srv/backups\nretention-policy: conservative\nschedule-incremental: '0 */6 * * *'\n")
 	_, stderr := runIn(t, 0, "config", "validate", good)
 	mention(t, stderr, "good.yaml is in order: 3 settings.")
+	write(t, good, "before-backup: 'rm -rf'\nafter-backup: 'true'\n")
+	_, stderr = runIn(t, 0, "config", "validate", good)
+	mention(t, stderr, "warning: "+good+":1: before-backup: find the command: ", "in order: 2 settings.")
 	bad := filepath.Join(dir, "bad.yaml")
 	for text, want := range map[string]string{
 		"repositry: x\n":                                      "error: " + bad + ":1: repositry: unknown setting\nhint: did you mean repository?",

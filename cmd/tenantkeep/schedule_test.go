@@ -288,6 +288,27 @@ func TestScheduleOnceAtATime(t *testing.T) {
 	pg.Close(conn)
 	<-done
 	c.expect(types(c.newest()), "full: public full, acme full, bolt full")
+
+	// Who loses the lock in the middle of a backup makes none: another may be at work.
+	c.awaited = nil
+	blocker := c.db.Conn(t)
+	if _, err := blocker.Exec(t.Context(), "BEGIN; LOCK TABLE acme.t"); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"schedule", "backup"} {
+		c.now = c.now.Add(48 * time.Hour)
+		ended := make(chan int)
+		go func() { ended <- c.run(command, "--lock-timeout", "1m") }()
+		until(t, c.db, "the backup waits for the table", "EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tenantkeep' AND wait_event_type = 'Lock')")
+		c.db.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tenantkeep "+command+"'")
+		if code := <-ended; code != exitFailed {
+			t.Errorf("%s: exit code %d", command, code)
+		}
+		c.expect(c.stderr, "error: the connection that holds the lock of the database was lost")
+		if n := len(c.manifests()); n != 1 {
+			t.Errorf("%s: %d backups", command, n)
+		}
+	}
 }
 
 // listener is a webhook that keeps what it is told.

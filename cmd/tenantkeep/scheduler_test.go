@@ -126,7 +126,14 @@ func TestSchedulerCommands(t *testing.T) {
 			t.Errorf("the log is %v, %v", info.Mode(), err)
 		}
 	}
+	// What a flag says may be a secret.
 	i := newInstallation(t)
+	i.run("schedule", "--database-url", "host=h password=S3cr3t", "--smtp-password=S3cr3t", "--wait")
+	begins := i.read(schedulerLog)
+	if begins, _, _ = strings.Cut(begins, "args: "); !strings.Contains(begins, "tenantkeep schedule --database-url --smtp-password --wait\n") || strings.Contains(begins, "S3cr3t") {
+		t.Errorf("log\n%s", begins)
+	}
+	i = newInstallation(t)
 	for _, args := range [][]string{{}, {"restore"}, {"backup", "weekly"}, {"--help"}} {
 		code, stdout, stderr := i.run(args...)
 		if want := map[bool]int{true: 0, false: 2}[len(args) > 0 && args[0] == "--help"]; code != want || stdout+stderr == "" {

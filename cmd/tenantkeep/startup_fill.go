@@ -82,7 +82,13 @@ func (s *startup) fill(ctx context.Context) (restored bool, err error) {
 		case i+1 < len(sources):
 			next = "no fallback is wanted (restore-fallback)"
 		}
-		s.ui().Warnf("RESTORE FAILED. %s%s\nThe database is empty; %s.", text, nextLine(hintOf(err)), next)
+		told := fmt.Sprintf("RESTORE FAILED. %s%s\nThe database is empty; %s.", text, nextLine(hintOf(err)), next)
+		if !s.cfg.Startup.Fallback || i+1 == len(sources) || sources[i+1].setting != "load-baseline" {
+			s.ui().Warnf("%s", told)
+		} else {
+			s.ui().Error(&hintedError{err: errors.New(told), hint: "the baseline has no rows of tenants: stop here if an older backup is whole, which RESTORE_BACKUP_MANIFEST takes " +
+				"(tenantkeep restore --list-available shows them), empty the database and start again; RESTORE_FALLBACK=false never falls back"})
+		}
 		if !s.cfg.Startup.Fallback {
 			break
 		}

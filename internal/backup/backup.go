@@ -235,13 +235,21 @@ func begin(ctx context.Context, o Options) (_ *run, _ *pgx.Conn, err error) {
 
 // Run takes a backup. It returns a *PartialError where some schemas failed and
 // a manifest was written all the same.
-func Run(ctx context.Context, o Options) (*Result, error) {
+func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	began := time.Now()
 	r, conn, err := begin(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer pg.Close(conn)
+	if !o.Locked {
+		watched, stop := pg.Watch(ctx, conn)
+		defer func() {
+			stop()
+			err = pg.LockLost(watched, err)
+		}()
+		ctx = watched
+	}
 	first, err := r.newRound(ctx)
 	if err != nil {
 		return nil, err

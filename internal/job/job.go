@@ -10,8 +10,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/tenantkeep/tenantkeep/internal/backup"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/pg"
 	"github.com/tenantkeep/tenantkeep/internal/schedule"
 )
 
@@ -64,7 +67,8 @@ type Outcome struct {
 	Kind         Kind
 	Plan         *schedule.Plan // that a scheduled run carried out; nil: there is none
 
-	began bool // Before was called
+	began bool      // Before was called
+	lock  *pgx.Conn // holds the lock of the database during the backups; nil: each takes it for itself
 }
 
 // First is what came of the first backup; where none was tried, of the run.
@@ -109,7 +113,7 @@ func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
 	var errs []error
 	saved, failed := false, false
 	for _, s := range steps {
-		b := s.run(ctx)
+		b := s.runUnder(ctx, o.lock)
 		o.Backups = append(o.Backups, b)
 		if p.Done != nil {
 			p.Done(&o.Backups[len(o.Backups)-1])
@@ -129,6 +133,18 @@ func (o *Outcome) run(ctx context.Context, steps []Step, p Parts) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// runUnder makes one backup, as long as the lock is held.
+func (s *Step) runUnder(ctx context.Context, lock *pgx.Conn) Backup {
+	if lock == nil {
+		return s.run(ctx)
+	}
+	watched, stop := pg.Watch(ctx, lock)
+	b := s.run(watched)
+	stop()
+	b.Err = pg.LockLost(watched, b.Err)
+	return b
 }
 
 // run makes one backup.

@@ -102,7 +102,7 @@ func (s *Schedule) run(ctx context.Context, p Parts) (*schedule.Plan, *Outcome, 
 		// It takes the lock itself, for as long as it needs it.
 		p.Retain = func(ctx context.Context) error { release(); return retain(ctx) }
 	}
-	o := &Outcome{Scope: s.Schemas, Plan: plan}
+	o := &Outcome{Scope: s.Schemas, Plan: plan, lock: conn}
 	return plan, o, o.make(ctx, steps, p)
 }
 

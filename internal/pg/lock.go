@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,7 +39,47 @@ func Lock(ctx context.Context, conn *pgx.Conn, purpose string) error {
 	if err := nameSession(ctx, conn, purpose); err != nil {
 		return err
 	}
+	if _, err := conn.PgConn().Exec(ctx, keepAlive).ReadAll(); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
 	return take(ctx, conn, "pg_try_advisory_lock", lockClass, lockObject, lockWait)
+}
+
+// Watch cancels the context that it returns once the connection is lost that holds a
+// lock: whoever works on might do so beside somebody else who has it now. conn must
+// not be used before stop has returned.
+func Watch(ctx context.Context, conn *pgx.Conn) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for watched.Err() == nil {
+			if _, err := conn.WaitForNotification(watched); err != nil && watched.Err() == nil {
+				cancel(&LockLostError{err})
+			}
+		}
+	})
+	return watched, func() {
+		cancel(nil)
+		watching.Wait()
+	}
+}
+
+// LockLostError says that the connection was lost that held a lock of the database.
+type LockLostError struct{ Err error }
+
+func (e *LockLostError) Error() string {
+	return fmt.Sprintf("the connection that holds the lock of the database was lost: %v", e.Err)
+}
+
+func (e *LockLostError) Unwrap() error { return e.Err }
+
+// LockLost is an error of work under a context of Watch, or that the lock was lost
+// where that is why the work ended.
+func LockLost(watched context.Context, err error) error {
+	if lost, ok := errors.AsType[*LockLostError](context.Cause(watched)); ok && err != nil {
+		return lost
+	}
+	return err
 }
 
 // LockSchemas is Lock for who replaces, renames or removes schemas: nobody makes

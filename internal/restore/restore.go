@@ -395,19 +395,7 @@ func (r *run) restore(ctx context.Context) error {
 // watch cancels the context when the connection is lost that holds the lock of
 // the database. That connection must not be used before stop has returned.
 func (r *run) watch(ctx context.Context) (watched context.Context, stop func()) {
-	watched, cancel := context.WithCancelCause(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		for watched.Err() == nil {
-			if _, err := r.main.WaitForNotification(watched); err != nil && watched.Err() == nil {
-				cancel(fmt.Errorf("the connection that holds the lock of the database was lost: %w", err))
-			}
-		}
-	})
-	return watched, func() {
-		cancel(nil)
-		watching.Wait()
-	}
+	return pg.Watch(ctx, r.main)
 }
 
 // alive are the units that have not failed.

@@ -156,15 +156,22 @@ func (s *Server) probe(ctx context.Context) map[string]string {
 	if s.missing != nil && s.Now().Sub(s.probed).Abs() < probeFor {
 		return s.missing
 	}
-	// Who asked may go away: others wait for the answer.
+	// Who asked may go away: others wait for the answer. What hangs must not take its
+	// time from the others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 	defer cancel()
+	errs := make([]error, len(s.Probes))
+	var looking sync.WaitGroup
+	for i, p := range s.Probes {
+		looking.Go(func() { errs[i] = p.Look(ctx) })
+	}
+	looking.Wait()
 	found := make(map[string]string, len(s.Probes))
-	for _, p := range s.Probes {
+	for i, p := range s.Probes {
 		found[p.Name] = "ok"
-		if err := p.Look(ctx); err != nil {
+		if errs[i] != nil {
 			found[p.Name] = "not available"
-			s.Log.Warn("not ready", "what", p.Name, "error", err)
+			s.Log.Warn("not ready", "what", p.Name, "error", errs[i])
 		}
 	}
 	s.missing, s.probed = found, s.Now()

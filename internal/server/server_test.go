@@ -135,14 +135,27 @@ func TestReady(t *testing.T) {
 	c := newClock()
 	var looks atomic.Int64
 	var gone atomic.Bool
+	looked := make(chan struct{})
 	s, url := start(t, Options{Now: c.now, Probes: []Probe{
-		{"repository", func(context.Context) error { return nil }},
-		{"database", func(context.Context) error {
+		{"database", func(ctx context.Context) error {
+			select {
+			case <-looked:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			looks.Add(1)
 			if gone.Load() {
 				return errors.New("user:password@host")
 			}
 			return nil
+		}},
+		// One that hangs does not keep the other from being looked at.
+		{"repository", func(ctx context.Context) error {
+			select {
+			case looked <- struct{}{}:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
 		}},
 	}})
 	var asking sync.WaitGroup
