@@ -168,8 +168,10 @@ func (a *app) tellMissingPrograms(cfg *config.Config) {
 		key     string
 		command []string
 	}{
-		{"before-backup", cfg.Hooks.BeforeBackup}, {"after-backup", cfg.Hooks.AfterBackup},
-		{"before-restore", cfg.Hooks.BeforeRestore}, {"after-restore", cfg.Hooks.AfterRestore},
+		{"before-backup", cfg.Hooks.BeforeBackup},
+		{"after-backup", cfg.Hooks.AfterBackup},
+		{"before-restore", cfg.Hooks.BeforeRestore},
+		{"after-restore", cfg.Hooks.AfterRestore},
 		{"migrate-command", cfg.Startup.MigrateCommand},
 	} {
 		if _, err := findProgram(p.command); err != nil {
