@@ -267,7 +267,7 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 		r.chosen[s.Name] = true
 	}
 	all := r.mediaTenants(first.candidates())
-	r.tenants = r.tenantsNow(conn, first.schemas, all)
+	r.tenants = first.tenantsNow(all)
 	if err := r.checkMedia(ctx, first.tenants, all, result); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -39,27 +40,26 @@ func (r *run) mediaTenants(all []*tenant) []media.Tenant {
 
 // tenantsNow returns what lists the tenants that the snapshot shows together with those
 // that have come since: neither are the folders of these core's.
-func (r *run) tenantsNow(q pg.Querier, shown []pg.Schema, all []media.Tenant) media.Tenants {
-	known := make([]string, len(shown))
-	for i, s := range shown {
-		known[i] = s.Name
-	}
+func (d *round) tenantsNow(all []media.Tenant) media.Tenants {
+	known := slices.Collect(maps.Keys(d.byName))
 	return func(ctx context.Context) ([]media.Tenant, error) {
-		rows, err := q.Query(ctx, `SELECT nspname::text FROM pg_catalog.pg_namespace
-			WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public') AND nspname <> ALL($1)`, known)
+		var names []string
+		err := d.newest(ctx, func(q pg.Querier) error {
+			rows, err := q.Query(ctx, `SELECT nspname::text FROM pg_catalog.pg_namespace
+				WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public') AND nspname <> ALL($1)`, known)
+			if err == nil {
+				names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			}
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list new schemas: %w", err)
 		}
 		list := slices.Clone(all)
-		var name string
-		_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+		for _, name := range names {
 			if !pg.IsOwn(name) {
 				list = append(list, media.Tenant{Schema: name, Name: name})
 			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list new schemas: %w", err)
 		}
 		return list, nil
 	}
