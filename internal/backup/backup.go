@@ -235,7 +235,7 @@ func begin(ctx context.Context, o Options) (_ *run, _ *pgx.Conn, err error) {
 
 // Run takes a backup. It returns a *PartialError where some schemas failed and
 // a manifest was written all the same.
-func Run(ctx context.Context, o Options) (_ *Result, err error) {
+func Run(ctx context.Context, o Options) (done *Result, err error) {
 	began := time.Now()
 	r, conn, err := begin(ctx, o)
 	if err != nil {
@@ -245,8 +245,9 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	if !o.Locked {
 		watched, stop := pg.Watch(ctx, conn)
 		defer func() {
-			stop()
-			err = pg.LockLost(watched, err)
+			if stop(); done == nil { // else the backup was complete before
+				err = pg.LockLost(watched, err)
+			}
 		}()
 		ctx = watched
 	}

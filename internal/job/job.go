@@ -143,7 +143,9 @@ func (s *Step) runUnder(ctx context.Context, lock *pgx.Conn) Backup {
 	watched, stop := pg.Watch(ctx, lock)
 	b := s.run(watched)
 	stop()
-	b.Err = pg.LockLost(watched, b.Err)
+	if b.Result == nil { // else the backup was complete before
+		b.Err = pg.LockLost(watched, b.Err)
+	}
 	return b
 }
 
