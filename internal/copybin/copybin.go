@@ -17,6 +17,8 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+
+	"github.com/tenantkeep/tenantkeep/internal/copytext"
 )
 
 // ErrText says that a row cannot be turned into the binary format, or not with
@@ -136,13 +138,13 @@ func (r *Rows) row(dst, line []byte) ([]byte, error) {
 			field, line = line[:end], line[end+1:]
 		}
 		if bytes.IndexByte(field, '\\') >= 0 {
-			if string(field) == `\N` {
+			if string(field) == copytext.Null {
 				dst = append(dst, 0xff, 0xff, 0xff, 0xff)
 				continue
 			}
-			var err error
-			if r.plain, err = unescape(r.plain[:0], field); err != nil {
-				return dst, err
+			var ok bool
+			if r.plain, ok = copytext.Unescape(r.plain[:0], field); !ok {
+				return dst, ErrText
 			}
 			field = r.plain
 		}
@@ -155,39 +157,6 @@ func (r *Rows) row(dst, line []byte) ([]byte, error) {
 		binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
 	}
 	return dst, nil
-}
-
-// unescape takes the escapes off that COPY writes.
-func unescape(dst, field []byte) ([]byte, error) {
-	for {
-		i := bytes.IndexByte(field, '\\')
-		if i < 0 {
-			return append(dst, field...), nil
-		}
-		if i+1 == len(field) {
-			return dst, ErrText
-		}
-		dst = append(dst, field[:i]...)
-		switch field[i+1] {
-		case 'b':
-			dst = append(dst, '\b')
-		case 'f':
-			dst = append(dst, '\f')
-		case 'n':
-			dst = append(dst, '\n')
-		case 'r':
-			dst = append(dst, '\r')
-		case 't':
-			dst = append(dst, '\t')
-		case 'v':
-			dst = append(dst, '\v')
-		case '\\':
-			dst = append(dst, '\\')
-		default:
-			return dst, ErrText
-		}
-		field = field[i+2:]
-	}
 }
 
 func encodeText(dst, text []byte) ([]byte, error) { return append(dst, text...), nil }

@@ -8,11 +8,13 @@ import (
 
 	"github.com/tenantkeep/tenantkeep/internal/copybin"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
+	"github.com/tenantkeep/tenantkeep/internal/rowdigest"
 )
 
 // findFormats finds the big tables whose rows can be sent in binary format, in
-// which the server has less to do. The comparison, which reads text as the
-// server writes it, proves that they arrived as they are in the backup.
+// which the server has less to do, and those that can be compared by their
+// digest. The comparison, which goes by text as the server writes it, proves that
+// they arrived as they are in the backup.
 func (r *run) findFormats(ctx context.Context) error {
 	for _, u := range r.alive() {
 		big := map[tableKey]*manifest.Table{}
@@ -27,58 +29,79 @@ func (r *run) findFormats(ctx context.Context) error {
 		if len(big) == 0 {
 			continue
 		}
-		types, err := r.columnTypes(ctx, schemas, names)
+		found, err := r.columns(ctx, schemas, names)
 		if err != nil {
 			return err
 		}
-		u.formats = map[*manifest.Table]*copybin.Format{}
+		digests := r.canDigest(ctx, u)
+		u.formats, u.digests = map[*manifest.Table]*copybin.Format{}, map[*manifest.Table]*digest{}
 		for key, t := range big {
-			oids := make([]uint32, len(t.Columns))
+			types := make([]uint32, len(t.Columns))
+			columns := make([]rowdigest.Column, len(t.Columns))
+			whole := true
 			for i, name := range t.Columns {
-				oids[i] = types[key][name] // 0, which is none, where it is missing
+				c, ok := found[key][name]
+				whole = whole && ok
+				types[i], columns[i] = c.format, c.Column
 			}
-			if f := copybin.New(oids); f != nil {
+			if !whole {
+				continue
+			}
+			if f := copybin.New(types); f != nil {
 				u.formats[t] = f
+			}
+			if d := rowdigest.New(columns); d != nil && digests {
+				u.digests[t] = &digest{table: d}
 			}
 		}
 	}
 	return nil
 }
 
-// columnTypes are the types of the columns of ordinary tables, by column.
-func (r *run) columnTypes(ctx context.Context, schemas, tables []string) (map[tableKey]map[string]uint32, error) {
+// column is one of an ordinary table.
+type column struct {
+	rowdigest.Column
+	format uint32 // its type as package copybin knows it
+}
+
+// columns reads the columns of ordinary tables.
+func (r *run) columns(ctx context.Context, schemas, tables []string) (map[tableKey]map[string]column, error) {
 	s := r.sessions[0]
 	if err := s.revive(ctx); err != nil {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT n.nspname::text, c.relname::text, a.attname::text, t.oid, t.typtype = 'e'
+		SELECT n.nspname::text, c.relname::text, a.attname::text, t.oid, t.typtype = 'e',
+			pg_catalog.format('%I.%I', f.schema, f.name)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+		JOIN LATERAL (
+			SELECT p.proname AS name, pn.nspname AS schema
+			FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace WHERE p.oid = t.typoutput) f ON true
 		WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
 		AND (n.nspname, c.relname) IN (SELECT s, t FROM unnest($1::text[], $2::text[]) x (s, t))`, schemas, tables)
 	if err != nil {
 		return nil, fmt.Errorf("read types of columns: %w", err)
 	}
-	types := map[tableKey]map[string]uint32{}
+	found := map[tableKey]map[string]column{}
 	var key tableKey
-	var column string
-	var oid uint32
+	var c column
 	var enum bool
-	_, err = pgx.ForEachRow(rows, []any{&key.schema, &key.name, &column, &oid, &enum}, func() error {
-		if types[key] == nil {
-			types[key] = map[string]uint32{}
+	_, err = pgx.ForEachRow(rows, []any{&key.schema, &key.name, &c.Name, &c.Type, &enum, &c.Output}, func() error {
+		if found[key] == nil {
+			found[key] = map[string]column{}
 		}
+		c.format = c.Type
 		if enum {
-			oid = copybin.Enum
+			c.format = copybin.Enum
 		}
-		types[key][column] = oid
+		found[key][c.Name] = c
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read types of columns: %w", err)
 	}
-	return types, nil
+	return found, nil
 }
 
 // format is the binary format of a table's rows; nil: they go as text.

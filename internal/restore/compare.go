@@ -123,8 +123,13 @@ func (c *comparison) tasks() []task {
 			tasks = append(tasks, c.task(t.Bytes, []reading{{table: t, where: t.Condition}}))
 			continue
 		}
-		if t.Bytes >= splitTable && t.Condition == "" && c.run.Jobs > 1 {
-			tasks = append(tasks, c.split(t))
+		if sent, ok := c.unit.digests[t].sent(t); ok {
+			d := &digestion{comparison: c, table: t, way: c.unit.digests[t].table, sent: sent}
+			tasks = append(tasks, c.inRanges(t, d.task))
+			continue
+		}
+		if t.Bytes >= splitTable && t.Condition == "" {
+			tasks = append(tasks, c.read(t))
 			continue
 		}
 		group = append(group, reading{table: t, where: t.Condition})
@@ -137,8 +142,17 @@ func (c *comparison) tasks() []task {
 	return tasks
 }
 
-// split finds ranges of blocks of a big table for several sessions.
-func (c *comparison) split(t *manifest.Table) task {
+// read is the task that reads a big table.
+func (c *comparison) read(t *manifest.Table) task {
+	return c.inRanges(t, func(size int64, where string) task { return c.task(size, []reading{{t, where}}) })
+}
+
+// inRanges cuts a big table into ranges of blocks, for several sessions, and makes
+// a task for each.
+func (c *comparison) inRanges(t *manifest.Table, make func(size int64, where string) task) task {
+	if t.Bytes < splitTable || c.run.Jobs == 1 {
+		return make(t.Bytes, "")
+	}
 	return task{unit: c.unit, size: t.Bytes, run: func(ctx context.Context, s *session) ([]task, error) {
 		var blocks int64
 		err := s.conn.QueryRow(ctx, `
@@ -148,23 +162,34 @@ func (c *comparison) split(t *manifest.Table) task {
 		if err != nil {
 			return nil, fmt.Errorf("read size of table %s: %w", c.unit.qualified(t), err)
 		}
-		n := int64(2 * c.run.Jobs)
+		n := max(int64(2*c.run.Jobs), t.Bytes/splitTable)
 		if blocks < n {
-			return []task{c.task(t.Bytes, []reading{{table: t}})}, nil
+			n = 1
 		}
 		var tasks []task
 		for i := range n {
-			where := fmt.Sprintf("WHERE ctid >= '(%d,0)'", blocks*i/n)
+			where := ""
+			if n > 1 {
+				where = fmt.Sprintf("WHERE ctid >= '(%d,0)'", blocks*i/n)
+			}
 			if i < n-1 { // the last one is open: the table may have grown
 				where += fmt.Sprintf(" AND ctid < '(%d,0)'", blocks*(i+1)/n)
 			}
-			tasks = append(tasks, c.task(t.Bytes/n, []reading{{t, where}}))
+			tasks = append(tasks, make(t.Bytes/n, where))
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.pending += len(tasks) - 1
+		c.done(len(tasks))
 		return tasks, nil
 	}}
+}
+
+// done counts a task that is done, with those that follow it. After the last one
+// the unit is judged.
+func (c *comparison) done(more int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending += more - 1; c.pending == 0 {
+		c.judge()
+	}
 }
 
 func (c *comparison) task(size int64, group []reading) task {
@@ -202,19 +227,21 @@ func (c *comparison) task(size int64, group []reading) task {
 			}
 			return nil, fmt.Errorf("read tables: %w", err)
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for i, g := range group {
-			if c.sums[g.table] == nil {
-				c.sums[g.table] = &rowsum.Sum{}
-			}
-			c.sums[g.table].Merge(sums[i])
-		}
-		if c.pending--; c.pending == 0 {
-			c.judge()
-		}
+		c.add(group, sums)
+		c.done(0)
 		return nil, nil
 	}}
+}
+
+func (c *comparison) add(group []reading, sums []rowsum.Sum) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, g := range group {
+		if c.sums[g.table] == nil {
+			c.sums[g.table] = &rowsum.Sum{}
+		}
+		c.sums[g.table].Merge(sums[i])
+	}
 }
 
 // only is the word that keeps a table's children out, unless the rows were

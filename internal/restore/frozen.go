@@ -142,7 +142,7 @@ func (l *loading) keepPlain(ctx context.Context, frames map[*manifest.Table][]in
 func (l *loading) table(t *manifest.Table, frames []int) task {
 	u := l.unit
 	read := func(ctx context.Context, part int, buffer []byte) ([]byte, error) {
-		return u.readFrame(ctx, frames[part], buffer)
+		return l.readFrame(ctx, frames[part], buffer)
 	}
 	run := func(ctx context.Context, s *session) ([]task, error) {
 		f := &freezing{loading: l, table: t, frames: frames}

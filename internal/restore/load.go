@@ -132,7 +132,7 @@ func (l *loading) frame(i int) task {
 	}
 	if size <= wholeFrame {
 		t.read = func(ctx context.Context, _ int, buffer []byte) ([]byte, error) {
-			return u.readFrame(ctx, i, buffer)
+			return l.readFrame(ctx, i, buffer)
 		}
 	}
 	t.run = func(ctx context.Context, s *session) ([]task, error) {
@@ -187,6 +187,15 @@ func (u *unit) tablesAt(places []place) []tableKey {
 		}
 	}
 	return keys
+}
+
+// readFrame decompresses a frame into a buffer, and digests the rows in it.
+func (l *loading) readFrame(ctx context.Context, frame int, buffer []byte) ([]byte, error) {
+	text, err := l.unit.readFrame(ctx, frame, buffer)
+	if err == nil {
+		l.digest(frame, text)
+	}
+	return text, err
 }
 
 // readFrame decompresses a frame into a buffer.
