@@ -26,6 +26,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tenantkeep/tenantkeep/internal/datafile"
 	"github.com/tenantkeep/tenantkeep/internal/manifest"
@@ -295,7 +296,14 @@ func Run(ctx context.Context, o Options) (done *Result, err error) {
 		}
 	}()
 
-	if r.parents, err = r.findParents(ctx, first.tenants, first.mark != nil && o.Type == manifest.Incremental); err != nil {
+	// The one reads the repository, the other the database.
+	var reading errgroup.Group // the failure of one must not end the session of the other, which holds the snapshot
+	reading.Go(func() (err error) {
+		r.parents, err = r.findParents(ctx, first.tenants, first.mark != nil && o.Type == manifest.Incremental)
+		return err
+	})
+	reading.Go(func() error { return first.explain(ctx, first.readState(ctx)) })
+	if err := reading.Wait(); err != nil {
 		return nil, err
 	}
 	if o.Type == manifest.Incremental && len(r.parents) == 0 {
@@ -310,9 +318,6 @@ func Run(ctx context.Context, o Options) (done *Result, err error) {
 	o.Progress.Start("backup", len(result.Planned), total)
 	defer o.Progress.Finish()
 
-	if err := first.readState(ctx); err != nil {
-		return nil, first.explain(ctx, err)
-	}
 	m := r.manifest(first)
 	m.Schemas = slices.Grow(m.Schemas, len(first.tenants))
 	if err := r.rounds(ctx, first, m); err != nil {

@@ -22,9 +22,10 @@ import (
 // sequences, large objects, and the rows that register it.
 type contents struct {
 	small, big   []*copied
-	empty        []*copied // whose rows are left out
-	sequences    []statement
-	largeObjects hash.Hash // of their statements; nil: there are none
+	empty        []*copied   // whose rows are left out
+	sequences    []*sequence // but for those that begin anew
+	setting      []statement // that put all sequences where they stand
+	largeObjects hash.Hash   // of their statements; nil: there are none
 	registration []manifest.RegistryTable
 	read         bool // everything was read once already, to be compared
 	same         bool // as the parent has it
@@ -46,7 +47,7 @@ func (c *contents) digest() string {
 		}
 		_ = put.Encode(entry) // neither the type nor the hash can fail
 	}
-	for _, s := range c.sequences {
+	for _, s := range c.setting {
 		_ = put.Encode(s.SQL)
 	}
 	if c.largeObjects != nil {
@@ -65,7 +66,7 @@ func (w *worker) compare(ctx context.Context, t *tenant, c *contents) (*earlier,
 	if t.parent == nil {
 		return nil, nil
 	}
-	long := len(t.parent.entry.References) >= w.MaxChain
+	long := w.long(t)
 	var e *earlier
 	var err error
 	if !long {
@@ -79,10 +80,9 @@ func (w *worker) compare(ctx context.Context, t *tenant, c *contents) (*earlier,
 			}
 		}
 		if err == nil {
-			if err := w.read(ctx, t, c); err != nil {
+			if err := w.readAll(ctx, t, c); err != nil {
 				return nil, errors.Join(err, closed(e))
 			}
-			c.read = true
 			if c.same = t.parent.entry.Content == c.digest(); c.same && t.reused {
 				return nil, closed(e)
 			}
@@ -125,11 +125,61 @@ func closed(e *earlier) error {
 	return e.Close()
 }
 
+// readAll reads everything once without storing it: twice only a big table that the
+// statistics take for small.
+func (w *worker) readAll(ctx context.Context, t *tenant, c *contents) error {
+	if err := w.read(ctx, t, c); err != nil {
+		return err
+	}
+	c.read = true
+	if w.toMeasure(t) || !slices.ContainsFunc(c.small, (*copied).doubtful) {
+		return nil
+	}
+	results, err := w.conn.PgConn().Exec(ctx, pg.BlocksQuery(t.ordinary(), segmentBlocks)).ReadAll()
+	if err != nil {
+		return fmt.Errorf("read sizes of tables: %w", err)
+	}
+	blocks, err := pg.ParseBlocks(results[0].Rows)
+	if err != nil || len(blocks) == 0 {
+		return err
+	}
+	return w.readBig(ctx, t, c, blocks)
+}
+
+// doubtful reports whether a table may be a big one, by the rows that were read of
+// it. They may take much more space than their text.
+func (c *copied) doubtful() bool { return c.segments[0].Bytes >= segmentBytes/64 }
+
+// readBig reads tables in segments that were read as small ones.
+func (w *worker) readBig(ctx context.Context, t *tenant, c *contents, blocks map[uint32]int64) error {
+	planned, err := w.plan(ctx, t, blocks)
+	if err != nil {
+		return err
+	}
+	type name struct{ schema, table string }
+	was := map[name]*copied{}
+	for _, table := range c.small {
+		was[name{table.schema, table.name}] = table
+	}
+	for i, table := range planned.small {
+		planned.small[i] = was[name{table.schema, table.name}]
+	}
+	c.small, c.big = planned.small, planned.big
+	sink := &sink{add: func(int64, int64) {}}
+	for _, table := range c.big {
+		if err := w.copySegments(ctx, sink, table, without(table.known)); err != nil {
+			return fmt.Errorf("read %s: %w", pg.Identifier(table.schema, table.name), err)
+		}
+	}
+	return nil
+}
+
 // read reads everything once without storing it.
 func (w *worker) read(ctx context.Context, t *tenant, c *contents) error {
-	sink := &sink{add: w.Progress.Add}
+	w.reader = sink{add: w.Progress.Add, chunk: w.reader.chunk[:0], hash: w.reader.hash}
+	sink := &w.reader
 	small := slices.DeleteFunc(slices.Clone(c.small), func(table *copied) bool { return table.known[0] })
-	if err := w.copySmall(ctx, sink, small); err != nil {
+	if err := w.copySmall(ctx, sink, small, c.sequences); err != nil {
 		return err
 	}
 	for _, table := range c.big {
@@ -152,11 +202,12 @@ func without(done []bool) (numbers []int) {
 
 // readOthers reads sequences, unless they were read before, and large objects,
 // which it hands to take.
-func (w *worker) readOthers(ctx context.Context, t *tenant, c *contents, take func([]statement) error) (err error) {
+func (w *worker) readOthers(ctx context.Context, t *tenant, c *contents, take func([]statement) error) error {
 	if !c.read {
-		if c.sequences, err = w.sequences(ctx, t); err != nil {
+		if err := w.readSequences(ctx, c.sequences); err != nil {
 			return err
 		}
+		c.setting = append(c.setting, setSequences(c.sequences)...)
 	}
 	if !t.core || !w.hasLargeObjects {
 		return nil

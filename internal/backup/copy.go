@@ -24,6 +24,9 @@ import (
 // store less, and the server wait more often for the next: 512 took a tenth longer.
 const segmentBlocks = 2048
 
+// segmentBytes is about how much of a table is a segment.
+const segmentBytes = segmentBlocks * 8192
+
 // batchTables is how many small tables are copied in one message.
 const batchTables = 128
 
@@ -86,7 +89,7 @@ type sink struct {
 	appended bool              // a frame is in the file
 	pending  []*manifest.Piece // pieces in it
 
-	into  string // of the table that is being written
+	table *copied // that is being written
 	piece *manifest.Piece
 	chunk []byte
 	sum   rowsum.Sum
@@ -101,8 +104,8 @@ var hashOfNothing = hex.EncodeToString(sha256.New().Sum(nil))
 const chunkSize = 32 << 10
 
 // begin starts the rows of a table or segment.
-func (k *sink) begin(into string) {
-	k.into, k.piece, k.parts, k.sum = into, nil, nil, rowsum.Sum{}
+func (k *sink) begin(c *copied) {
+	k.table, k.piece, k.parts, k.sum = c, nil, nil, rowsum.Sum{}
 	if k.hash == nil {
 		k.hash = sha256.New()
 	}
@@ -122,6 +125,9 @@ func (k *sink) row(row []byte) error {
 	k.piece.Rows++
 	k.piece.Bytes += int64(len(row))
 	if len(k.chunk)+len(row) < chunkSize {
+		if k.chunk == nil {
+			k.chunk = make([]byte, 0, chunkSize)
+		}
 		k.chunk = append(k.chunk, row...)
 		return nil
 	}
@@ -148,7 +154,7 @@ func (k *sink) beginPiece() error {
 	if !k.open {
 		k.beginFrame()
 	}
-	if _, err := k.enc.Write([]byte(k.into)); err != nil {
+	if _, err := k.enc.Write([]byte(k.table.into())); err != nil {
 		return err
 	}
 	k.piece.Offset = k.enc.Size()
@@ -313,6 +319,9 @@ type worker struct {
 	conn     *pgx.Conn // in a transaction on the snapshot
 	enc      *datafile.Encoder
 	segments chan *segment
+	reader   sink // of what is only counted and hashed
+	// saved says that the session has a savepoint, and may have locks since then.
+	saved bool
 }
 
 func (w *worker) close() { pg.Close(w.conn) }
@@ -325,14 +334,25 @@ func (w *worker) work(ctx context.Context, tenants <-chan *tenant, segments <-ch
 		return err
 	}
 	for {
+		select { // the next one gives the locks of the one before back, if it is here already
+		case t, ok := <-tenants:
+			if ok {
+				if err := w.finish(ctx, t, finish); err != nil {
+					return err
+				}
+				continue
+			}
+			tenants = nil
+		default:
+		}
+		w.release(ctx)
 		select {
 		case t, ok := <-tenants:
 			if !ok {
 				tenants = nil
 				continue
 			}
-			s, err := w.tenant(ctx, t)
-			if err := finish(t, s, err); err != nil {
+			if err := w.finish(ctx, t, finish); err != nil {
 				return err
 			}
 		case s, ok := <-segments:
@@ -344,6 +364,11 @@ func (w *worker) work(ctx context.Context, tenants <-chan *tenant, segments <-ch
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (w *worker) finish(ctx context.Context, t *tenant, finish func(*tenant, *manifest.Schema, error) error) error {
+	s, err := w.tenant(ctx, t)
+	return finish(t, s, err)
 }
 
 // session makes sure that there is a session on the snapshot.
@@ -368,13 +393,14 @@ func (w *worker) session(ctx context.Context) error {
 		}
 		return err
 	}
-	w.conn = conn
+	w.conn, w.saved = conn, false
 	return nil
 }
 
 const (
 	savepoint = "SAVEPOINT tenantkeep"
-	giveBack  = "ROLLBACK TO SAVEPOINT tenantkeep; RELEASE SAVEPOINT tenantkeep"
+	backTo    = "ROLLBACK TO SAVEPOINT tenantkeep"
+	giveBack  = backTo + "; RELEASE SAVEPOINT tenantkeep"
 
 	// Around the statements of one message, within the other.
 	batchSavepoint = "SAVEPOINT tenantkeep_batch;"
@@ -384,14 +410,20 @@ const (
 // release gives all locks back. A session for which that does not work is
 // given up; the server gives them back then.
 func (w *worker) release(ctx context.Context) {
-	if w.conn == nil || w.conn.IsClosed() {
+	if !w.saved || w.conn.IsClosed() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
+	if err := w.giveBack(ctx); err != nil {
 		pg.Close(w.conn)
 	}
+}
+
+func (w *worker) giveBack(ctx context.Context) error {
+	_, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll()
+	w.saved = err != nil
+	return err
 }
 
 // tenant copies one tenant into its file. A session that is lost on the way is
@@ -424,18 +456,24 @@ func (w *worker) tenant(ctx context.Context, t *tenant) (*manifest.Schema, error
 	}
 }
 
-func (w *worker) attempt(ctx context.Context, t *tenant) (*manifest.Schema, error) {
+// attempt tries to copy a tenant. It leaves its locks to whoever takes the next.
+func (w *worker) attempt(ctx context.Context, t *tenant) (_ *manifest.Schema, err error) {
+	defer func() {
+		if err != nil {
+			w.release(ctx)
+		}
+	}()
 	if t.unregistered != nil {
 		return nil, t.unregistered
 	}
-	defer w.release(ctx)
-	if err := w.lock(ctx, t); err != nil {
+	blocks, err := w.lock(ctx, t)
+	if err != nil {
 		return nil, err
 	}
 	if err := w.unchanged(ctx, t); err != nil {
 		return nil, err
 	}
-	s, err := w.save(ctx, t)
+	s, err := w.save(ctx, t, blocks)
 	if pg.Missing(err) || pg.Code(err) == pg.Internal { // what no lock keeps, by name or by OID: a sequence, a type, the schema itself
 		err = &changedError{err.Error()}
 	}
@@ -444,8 +482,8 @@ func (w *worker) attempt(ctx context.Context, t *tenant) (*manifest.Schema, erro
 
 // save writes the file of a tenant, or finds that an earlier one still holds all
 // of it.
-func (w *worker) save(ctx context.Context, t *tenant) (*manifest.Schema, error) {
-	c, err := w.plan(ctx, t)
+func (w *worker) save(ctx context.Context, t *tenant, blocks map[uint32]int64) (*manifest.Schema, error) {
+	c, err := w.plan(ctx, t, blocks)
 	if err != nil {
 		return nil, err
 	}
@@ -524,9 +562,70 @@ func (w *worker) taken(s *manifest.Schema) {
 }
 
 // lock locks all that is copied, for as little time as possible each try: who
-// waits behind a lock request of ours waits with us.
-func (w *worker) lock(ctx context.Context, t *tenant) error {
-	var tables []string
+// waits behind a lock request of ours waits with us. It gives back what the tenant
+// before has locked, and returns the blocks of big tables.
+func (w *worker) lock(ctx context.Context, t *tenant) (map[uint32]int64, error) {
+	tables := t.locked()
+	sql := fmt.Sprintf("; SET LOCAL lock_timeout = %d", w.LockTimeout.Milliseconds())
+	if len(tables) > 0 {
+		sql += "; LOCK TABLE " + strings.Join(tables, ", ") + " IN ACCESS SHARE MODE"
+	}
+	sized := w.toMeasure(t)
+	if sized {
+		sql += "; " + pg.BlocksQuery(t.ordinary(), segmentBlocks)
+	}
+	sql += "; SET LOCAL lock_timeout = 0"
+	for attempt := 1; ; attempt++ {
+		begin := savepoint
+		if w.saved {
+			begin = backTo
+		}
+		w.saved = true
+		results, err := w.conn.PgConn().Exec(ctx, begin+sql).ReadAll()
+		switch {
+		case err == nil && sized:
+			return pg.ParseBlocks(results[len(results)-2].Rows)
+		case err == nil:
+			return nil, nil
+		case pg.Missing(err):
+			return nil, &changedError{err.Error()}
+		case pg.Code(err) == pg.LockNotAvailable && attempt < lockAttempts:
+			if err := w.giveBack(ctx); err != nil {
+				return nil, err
+			}
+			w.Progress.Note(slogWarn, t.tenant, "another session holds a lock on one of its tables: trying again")
+		case pg.Code(err) == pg.LockNotAvailable:
+			return nil, &lockedError{time.Duration(lockAttempts) * w.LockTimeout}
+		case pg.Code(err) == pg.OutOfMemory && attempt < lockAttempts && len(tables) < w.info.LockSlots:
+			// Others fill the lock table too: runs of pg_dump, other workers.
+			if err := w.giveBack(ctx); err != nil {
+				return nil, err
+			}
+			if err := pause(ctx, min(w.LockTimeout, time.Second)); err != nil {
+				return nil, err
+			}
+		case pg.Code(err) == pg.OutOfMemory:
+			return nil, &tooManyError{len(tables)}
+		default:
+			return nil, fmt.Errorf("lock tables: %w", err)
+		}
+	}
+}
+
+// toMeasure reports whether the sizes of a tenant's tables are to be asked for,
+// which for small ones takes as long as a part of reading them. An incremental
+// backup that reads everything anyway finds out on the way where the statistics
+// take a big one for small.
+func (w *worker) toMeasure(t *tenant) bool {
+	return w.Type != manifest.Incremental || w.mark != nil || t.parent == nil || w.long(t) || t.Bytes >= segmentBytes/2
+}
+
+// long reports whether a tenant's parent needs so many files that it is to be taken
+// in full again.
+func (w *worker) long(t *tenant) bool { return len(t.parent.entry.References) >= w.MaxChain }
+
+// locked are the tables of a tenant that are locked while it is copied, for LOCK.
+func (t *tenant) locked() (tables []string) {
 	for _, rel := range t.relations {
 		if rel.Kind == "r" || rel.Kind == "p" {
 			tables = append(tables, "ONLY "+pg.Identifier(rel.Schema, rel.Name))
@@ -537,39 +636,17 @@ func (w *worker) lock(ctx context.Context, t *tenant) error {
 			tables = append(tables, "ONLY "+pg.Identifier(c.Schema, c.Name))
 		}
 	}
-	sql := savepoint
-	if len(tables) > 0 {
-		sql += fmt.Sprintf("; SET LOCAL lock_timeout = %d; LOCK TABLE %s IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
-			w.LockTimeout.Milliseconds(), strings.Join(tables, ", "))
-	}
-	for attempt := 1; ; attempt++ {
-		_, err := w.conn.PgConn().Exec(ctx, sql).ReadAll()
-		switch {
-		case err == nil:
-			return nil
-		case pg.Missing(err):
-			return &changedError{err.Error()}
-		case pg.Code(err) == pg.LockNotAvailable && attempt < lockAttempts:
-			if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
-				return err
-			}
-			w.Progress.Note(slogWarn, t.tenant, "another session holds a lock on one of its tables: trying again")
-		case pg.Code(err) == pg.LockNotAvailable:
-			return &lockedError{time.Duration(lockAttempts) * w.LockTimeout}
-		case pg.Code(err) == pg.OutOfMemory && attempt < lockAttempts && len(tables) < w.info.LockSlots:
-			// Others fill the lock table too: runs of pg_dump, other workers.
-			if _, err := w.conn.PgConn().Exec(ctx, giveBack).ReadAll(); err != nil {
-				return err
-			}
-			if err := pause(ctx, min(w.LockTimeout, time.Second)); err != nil {
-				return err
-			}
-		case pg.Code(err) == pg.OutOfMemory:
-			return &tooManyError{len(tables)}
-		default:
-			return fmt.Errorf("lock tables: %w", err)
+	return tables
+}
+
+// ordinary are the tables of a tenant that have rows of their own.
+func (t *tenant) ordinary() (oids []uint32) {
+	for _, rel := range t.relations {
+		if rel.Kind == "r" {
+			oids = append(oids, rel.OID)
 		}
 	}
+	return oids
 }
 
 // unchanged makes sure, under the locks, that the newest state of the tables is
@@ -577,27 +654,31 @@ func (w *worker) lock(ctx context.Context, t *tenant) error {
 // the table, is not seen through a snapshot: it would read as empty.
 func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 	oids := make([]uint32, len(t.relations))
+	var withColumns []uint32 // that matter: those of sequences and views are not read
 	for i, rel := range t.relations {
 		oids[i] = rel.OID
+		if hasColumns(rel) {
+			withColumns = append(withColumns, rel.OID)
+		}
 	}
 	var now []pg.Relation
 	var columns map[uint32]string
 	unchanged := false
 	err := w.newest(ctx, func(q pg.Querier) error {
-		touched, err := pg.Touched(ctx, q, t.oids, oids, w.snapshot)
+		touched, err := pg.Touched(ctx, q, t.oids, oids, withColumns, w.snapshot)
 		if unchanged = err == nil && !touched; unchanged || err != nil {
 			return err
 		}
 		if now, err = pg.ReadRelations(ctx, q, t.oids); err != nil {
 			return err
 		}
-		columns, err = pg.ReadColumns(ctx, q, oids)
+		columns, err = pg.ReadColumns(ctx, q, withColumns)
 		return err
 	})
 	if err != nil || unchanged {
 		return err
 	}
-	columnsBefore, err := pg.ReadColumns(ctx, w.conn, oids)
+	columnsBefore, err := pg.ReadColumns(ctx, w.conn, withColumns)
 	if err != nil {
 		return err
 	}
@@ -611,7 +692,7 @@ func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 		switch {
 		case !ok:
 			return &changedError{fmt.Sprintf("%s was created", rel.Name)}
-		case columns[rel.OID] != columnsBefore[rel.OID] && strings.Contains("rpmf", rel.Kind), was.Name != rel.Name || was.Schema != rel.Schema:
+		case columns[rel.OID] != columnsBefore[rel.OID], was.Name != rel.Name || was.Schema != rel.Schema:
 			return &changedError{fmt.Sprintf("%s was altered", rel.Name)}
 		case was == rel:
 		case was.Filenode != rel.Filenode && (rel.Kind == "S" || rel.Kind == "m"):
@@ -626,6 +707,9 @@ func (w *worker) unchanged(ctx context.Context, t *tenant) error {
 	}
 	return nil
 }
+
+// hasColumns reports whether a relation has columns that anybody can alter.
+func hasColumns(rel pg.Relation) bool { return strings.Contains("rpmf", rel.Kind) }
 
 // write writes the whole file.
 func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, typ manifest.Type, file *datafile.Writer) (*datafile.Index, error) {
@@ -650,7 +734,7 @@ func (w *worker) write(ctx context.Context, t *tenant, c *contents, e *earlier, 
 	for _, table := range c.tables() {
 		file.AddTable(table.table(t.Name))
 	}
-	if err := w.writeStatements(t, e, file, datafile.SequenceFrame, c.sequences); err != nil {
+	if err := w.writeStatements(t, e, file, datafile.SequenceFrame, c.setting); err != nil {
 		return nil, err
 	}
 	if err := w.writeDefinitions(t, e, datafile.PostDataFrame, t.script.post, file); err != nil {
@@ -683,7 +767,7 @@ func (w *worker) rows(ctx context.Context, t *tenant, c *contents, e *earlier, f
 	defer func() { err = errors.Join(err, w.closeStored(t)) }()
 	e.hold(c, file)
 	small := slices.DeleteFunc(slices.Clone(c.small), func(table *copied) bool { return table.held[0] })
-	if err := w.copySmall(ctx, sink, small); err != nil {
+	if err := w.copySmall(ctx, sink, small, c.sequences); err != nil {
 		return err
 	}
 	if err := sink.endFrame(); err != nil {
@@ -697,9 +781,18 @@ func (w *worker) rows(ctx context.Context, t *tenant, c *contents, e *earlier, f
 	return nil
 }
 
-func (w *worker) copySmall(ctx context.Context, sink *sink, tables []*copied) error {
-	for part := range batches(tables, batchTables) {
-		if err := w.copyBatch(ctx, sink, part); err != nil {
+// copySmall copies small tables, and reads those sequences of which it is not known
+// where they stand, if they fit.
+func (w *worker) copySmall(ctx context.Context, sink *sink, tables []*copied, sequences []*sequence) error {
+	sequences = unknown(sequences)
+	for len(tables) > 0 {
+		part := tables[:min(len(tables), batchTables)]
+		tables = tables[len(part):]
+		var fitting []*sequence
+		if len(tables) == 0 && len(part)+len(sequences) <= batchTables {
+			fitting = sequences
+		}
+		if err := w.copyBatch(ctx, sink, part, fitting); err != nil {
 			return err
 		}
 	}
@@ -707,20 +800,12 @@ func (w *worker) copySmall(ctx context.Context, sink *sink, tables []*copied) er
 }
 
 // plan says what is copied and how: small tables whole, big ones in segments.
-func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
-	var oids []uint32
-	for _, rel := range t.relations {
-		if rel.Kind == "r" {
-			oids = append(oids, rel.OID)
-		}
-	}
-	blocks, err := pg.Blocks(ctx, w.conn, oids)
-	if err != nil {
-		return nil, err
-	}
+// blocks are the sizes of those that are big.
+func (w *worker) plan(ctx context.Context, t *tenant, blocks map[uint32]int64) (*contents, error) {
+	var err error
 	var heaps map[uint32]pg.Heap
 	if w.mark != nil {
-		if heaps, err = pg.ReadHeaps(ctx, w.conn, oids); err != nil {
+		if heaps, err = pg.ReadHeaps(ctx, w.conn, t.ordinary()); err != nil {
 			return nil, err
 		}
 	}
@@ -751,7 +836,7 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 		case inTree && tables[rel.OID].decision == emptied && tables[root.OID].decision != emptied:
 			return nil, &PartitionError{rel.Name, tables[root.OID].Name}
 		case rel.Kind != "r" || inTree:
-		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > segmentBlocks && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
+		case detail.Heap && len(s.columns) > 0 && blocks[rel.OID] > 0 && w.info.ServerVersionNum >= 140000: // before, a range of ctid reads the whole table
 			s.segmented = true
 			add(&plan.big, rel.OID, s, int((blocks[rel.OID]+segmentBlocks-1)/segmentBlocks))
 		default:
@@ -763,14 +848,18 @@ func (w *worker) plan(ctx context.Context, t *tenant) (*contents, error) {
 			add(&plan.small, c.OID, source{schema: c.Schema, name: c.Name, columns: t.details[c.OID].Copied, condition: c.Condition}, 1)
 		}
 	}
+	plan.sequences, plan.setting = listSequences(t)
 	return plan, nil
 }
 
-// copyBatch copies small tables, one message for all of them.
-func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied) error {
-	statements := make([]string, len(tables))
+// copyBatch copies small tables, and reads sequences, one message for all of them.
+func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied, sequences []*sequence) error {
+	statements := make([]string, len(tables), len(tables)+1)
 	for i, c := range tables {
 		statements[i] = c.from()
+	}
+	if len(sequences) > 0 {
+		statements = append(statements, selectSequences(sequences))
 	}
 	at, done := -1, 0
 	batch := pg.Batch{
@@ -780,18 +869,19 @@ func (w *worker) copyBatch(ctx context.Context, sink *sink, tables []*copied) er
 		CopyRow: func(n int, row []byte) error {
 			if n != at {
 				at = n
-				sink.begin(tables[n].into())
+				sink.begin(tables[n])
 			}
 			return sink.row(row)
 		},
 		CopyDone: func(n int) error {
 			if n != at {
 				at = n
-				sink.begin("")
+				sink.begin(tables[n])
 			}
 			done = n + 1
 			return sink.finish(tables[n], 0)
 		},
+		Row: takeSequence(sequences),
 	}
 	if err := batch.Run(ctx, w.conn); err != nil {
 		if done < len(tables) && pg.Code(err) != "" {
@@ -847,7 +937,7 @@ func (w *worker) copySegment(ctx context.Context, sink *sink, c *copied, n int, 
 	s := c.source
 	s.first, s.end = c.blocks(n)
 	sink.segmented = true
-	sink.begin(c.into())
+	sink.begin(c)
 	batch := pg.Batch{SQL: s.from(), CopyRow: func(_ int, row []byte) error { return sink.row(row) }}
 	if before != "" {
 		batch.SQL = before + ";" + batch.SQL + ";" + giveBack
@@ -869,8 +959,10 @@ func (w *worker) helpWith(ctx context.Context, s *segment) error {
 		return errors.Join(errUntouched, err)
 	}
 	sink := &sink{file: s.file, enc: w.enc, add: s.add}
+	w.saved = true
 	err := w.copySegment(ctx, sink, s.table, s.n, fmt.Sprintf("%s; SET LOCAL lock_timeout = %d", savepoint, w.LockTimeout.Milliseconds()))
 	if err == nil {
+		w.saved = false
 		return nil
 	}
 	w.release(ctx)

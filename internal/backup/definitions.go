@@ -391,19 +391,19 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 			byOID[oid] = t
 		}
 		schemas = append(schemas, t.oids...)
-		t.material = &material{details: map[uint32]pg.Details{}}
+		// A table mostly comes with a sequence.
+		t.material = &material{relations: make([]pg.Relation, 0, 2*t.Tables+2), details: make(map[uint32]pg.Details, 2*t.Tables+2)}
 	}
-	relations, details, err := pg.ReadInventory(ctx, d.tx, schemas)
-	if err != nil {
-		return err
-	}
-	for _, rel := range relations {
+	err := pg.ReadInventory(ctx, d.tx, schemas, func(rel pg.Relation, details pg.Details) {
 		t := byName[rel.Schema]
 		if t == nil { // one of core's schemas that hold extensions
 			t = group[0]
 		}
 		t.relations = append(t.relations, rel)
-		t.details[rel.OID] = details[rel.OID]
+		t.details[rel.OID] = details
+	})
+	if err != nil {
+		return err
 	}
 	for _, c := range d.config {
 		t := d.configOwner(group, c)
@@ -431,7 +431,35 @@ func (d *round) inventory(ctx context.Context, group []*tenant) error {
 			t.matviews = append(t.matviews, v)
 		}
 	}
+	if err := d.lastValues(ctx, group); err != nil {
+		return err
+	}
 	return d.readRegistrations(ctx, group)
+}
+
+// lastValues reads where the sequences of a group stand that were called, many at
+// once. They know no snapshot: a value may be later than the rows, never earlier.
+func (d *round) lastValues(ctx context.Context, group []*tenant) error {
+	var oids []uint32
+	of := map[uint32]*tenant{}
+	for _, t := range group {
+		t.last = make(map[uint32]int64, t.Tables)
+		for _, rel := range t.relations {
+			// The server tells the last value of an unlogged one not everywhere.
+			if rel.Kind == "S" && rel.Persistent == "p" && t.details[rel.OID].Readable {
+				oids, of[rel.OID] = append(oids, rel.OID), t
+			}
+		}
+	}
+	for part := range batches(oids, batchTables) {
+		err := d.newest(ctx, func(q pg.Querier) error {
+			return pg.LastValues(ctx, q, part, func(oid uint32, value int64) { of[oid].last[oid] = value })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configOwner is the tenant of the group whose file gets the rows of an

@@ -324,6 +324,49 @@ func TestLocked(t *testing.T) {
 	}
 }
 
+// TestLocksAreGivenBack has locks of another session hold up one tenant: those of a
+// tenant that is done are given back while its worker waits, and the sequences of
+// others are read.
+func TestLocksAreGivenBack(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	w.opts.LockTimeout = 50 * time.Millisecond
+	createTenant(t, w.db, "held")
+	createTenant(t, w.db, "free")
+	w.run(t)
+	w.db.Exec(t, "INSERT INTO free.t VALUES (4711); SELECT nextval('held.s'), nextval('free.s'), nextval('free.s')")
+	tx, err := w.db.Conn(t).Begin(t.Context())
+	must(t, err)
+	// One lock keeps readers out, the other only the function that tells where sequences stand.
+	_, err = tx.Exec(t.Context(), "ALTER SEQUENCE held.s CACHE 1; LOCK TABLE held.t IN ACCESS EXCLUSIVE MODE")
+	must(t, err)
+	var once sync.Once
+	w.onNote = func(_, message string) {
+		if !strings.Contains(message, "holds a lock") {
+			return
+		}
+		once.Do(func() { // the other worker has done its tenant by now, or soon, and waits for the next
+			kept := "not asked yet"
+			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+				w.mu.Lock()
+				_, done := w.done["free"]
+				w.mu.Unlock()
+				kept = w.db.Query(t, "SELECT count(*) FROM pg_locks WHERE relation = 'free.t'::regclass")[0]
+				if done && kept == "0" {
+					break
+				}
+			}
+			if kept != "0" {
+				t.Errorf("locks on free.t while its worker waits: %s", kept)
+			}
+			must(t, tx.Rollback(t.Context()))
+		})
+	}
+	m := w.incremental(t)
+	w.requireSame(t, m, "held", "free")
+	requireContains(t, w.told(), "held: another session holds a lock")
+}
+
 // TestWaitingAlter has somebody wait for a big table while several workers copy
 // it: whoever begins then waits behind them.
 func TestWaitingAlter(t *testing.T) {

@@ -49,6 +49,7 @@ type material struct {
 	frames    []storedFrame // definitions that are stored again as they are
 	stored    *storedRows   // rows that may be; nil: none
 
+	last         map[uint32]int64 // values of sequences, as far as they are known
 	restarts     map[uint32]int64 // where sequences begin of tables that stay empty
 	registration []manifest.RegistryTable
 	unregistered error // why the registration could not be read
@@ -102,7 +103,7 @@ func (r *run) newRound(ctx context.Context) (_ *round, err error) {
 	if d.conn, err = r.Server.Connect(ctx); err != nil {
 		return nil, err
 	}
-	if d.newestState.conn, err = r.Server.Connect(ctx); err != nil {
+	if err = d.newestState.connect(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.takeMark(ctx); err != nil {
@@ -173,13 +174,26 @@ type newestState struct {
 	conn   *pgx.Conn
 }
 
+func (n *newestState) connect(ctx context.Context) error {
+	conn, err := n.server.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := pg.KeepPlans(ctx, conn); err != nil {
+		pg.Close(conn)
+		return err
+	}
+	n.conn = conn
+	return nil
+}
+
 // newest reads the newest state. A session that was lost is replaced, once.
 func (n *newestState) newest(ctx context.Context, f func(pg.Querier) error) (err error) {
 	n.using.Lock()
 	defer n.using.Unlock()
 	for attempt := 1; ; attempt++ {
 		if n.conn == nil {
-			if n.conn, err = n.server.Connect(ctx); err != nil {
+			if err = n.connect(ctx); err != nil {
 				return err
 			}
 		}
@@ -361,7 +375,7 @@ func (d *round) take(ctx context.Context, m *manifest.Manifest) ([]*tenant, erro
 // workers is how many workers have something to do: one small tenant keeps one
 // busy.
 func (d *round) workers(tenants []*tenant) int {
-	if len(tenants) == 1 && tenants[0].Bytes < segmentBlocks*8192 {
+	if len(tenants) == 1 && tenants[0].Bytes < segmentBytes {
 		return 1
 	}
 	return d.Jobs

@@ -163,109 +163,96 @@ func (w *worker) appendOrRefer(file *datafile.Writer, kind datafile.FrameKind, e
 	return n, nil
 }
 
-// sequences reads where the sequences stand. They know no snapshot: a value
-// may be later than the rows, never earlier.
-//
-// They are read as tables: the lock that pg_sequence_last_value takes belongs
-// to the whole transaction, and no savepoint gives it back.
-func (w *worker) sequences(ctx context.Context, t *tenant) ([]statement, error) {
-	var statements []statement
-	add := func(s sequence, last string, called bool) {
-		statements = append(statements, statement{
-			Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
-			SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), last, called),
-		})
+// sequence is a sequence of a tenant, and where it stands.
+type sequence struct {
+	schema, name string
+	logged       bool
+	last         string // empty: not known yet
+	called       bool
+}
+
+func (s *sequence) statement() statement {
+	return statement{
+		Schema: s.schema, Kind: kindSequenceSet, Tag: s.name,
+		SQL: fmt.Sprintf("SELECT pg_catalog.setval(%s, %s, %t);\n", pg.Literal(pg.Identifier(s.schema, s.name)), s.last, s.called),
 	}
-	var all []sequence
+}
+
+// listSequences lists the sequences of a tenant, with what is known of them, and
+// before them, as statements, those that begin anew.
+func listSequences(t *tenant) (all []*sequence, restarted []statement) {
 	for _, rel := range t.relations {
-		if rel.Kind == "S" {
-			s := sequence{rel.OID, rel.Schema, rel.Name, rel.Persistent == "p"}
-			if start, ok := t.restarts[rel.OID]; ok {
-				add(s, strconv.FormatInt(start, 10), false)
-				continue
-			}
-			all = append(all, s)
+		if rel.Kind != "S" {
+			continue
 		}
+		s := &sequence{schema: rel.Schema, name: rel.Name, logged: rel.Persistent == "p"}
+		if start, ok := t.restarts[rel.OID]; ok {
+			s.last = strconv.FormatInt(start, 10)
+			restarted = append(restarted, s.statement())
+			continue
+		}
+		if value, ok := t.last[rel.OID]; ok {
+			s.last, s.called = strconv.FormatInt(value, 10), true
+		}
+		all = append(all, s)
 	}
 	for _, c := range t.config {
 		if c.Kind == "S" {
-			all = append(all, sequence{c.OID, c.Schema, c.Name, false})
+			all = append(all, &sequence{schema: c.Schema, name: c.Name})
 		}
 	}
-	for part := range batches(all, batchTables) {
-		last, err := w.lastValues(ctx, part)
-		if err != nil {
-			return nil, fmt.Errorf("read sequences: %w", err)
-		}
-		var selects []string // of those not called yet: only the sequence knows where it begins
-		for i, s := range part {
-			if value, ok := last[s.oid]; ok {
-				add(s, strconv.FormatInt(value, 10), true)
-			} else {
-				selects = append(selects, fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, pg.Identifier(s.schema, s.name)))
-			}
-		}
-		if len(selects) == 0 {
-			continue
-		}
-		batch := pg.Batch{
-			SQL: batchSavepoint + strings.Join(selects, " UNION ALL ") + batchGiveBack,
-			Row: func(_ int, values [][]byte) error {
-				i, err := strconv.Atoi(string(values[0]))
-				if err != nil {
-					return err
-				}
-				add(part[i], string(values[1]), string(values[2]) == "t")
-				return nil
-			},
-		}
+	return all, restarted
+}
+
+// readSequences reads where those sequences stand of which it is not known: they
+// are read as tables. The lock that the server's own function takes belongs to
+// the whole transaction, and no savepoint gives it back.
+func (w *worker) readSequences(ctx context.Context, sequences []*sequence) error {
+	for part := range batches(unknown(sequences), batchTables) {
+		batch := pg.Batch{SQL: batchSavepoint + selectSequences(part) + batchGiveBack, Row: takeSequence(part)}
 		if err := batch.Run(ctx, w.conn); err != nil {
-			return nil, fmt.Errorf("read sequences: %w", err)
+			return fmt.Errorf("read sequences: %w", err)
 		}
 	}
-	return statements, nil
+	return nil
 }
 
-type sequence struct {
-	oid          uint32
-	schema, name string
-	logged       bool // so that the server tells its last value wherever it is asked
+// unknown are those of which it is not known where they stand.
+func unknown(sequences []*sequence) []*sequence {
+	return slices.DeleteFunc(slices.Clone(sequences), func(s *sequence) bool { return s.last != "" })
 }
 
-// lastValues reads the last values of those sequences that were called, by
-// OID. pg_sequence_last_value keeps its lock until the end of the transaction,
-// whatever the savepoint, so it is not called by the worker's session. One that
-// was dropped meanwhile is left out, and found missing when it is read itself.
-func (w *worker) lastValues(ctx context.Context, sequences []sequence) (map[uint32]int64, error) {
-	var oids []uint32
-	for _, s := range sequences {
-		if s.logged {
-			oids = append(oids, s.oid)
-		}
+func selectSequences(sequences []*sequence) string {
+	var selects []string
+	for i, s := range sequences {
+		selects = append(selects, fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, pg.Identifier(s.schema, s.name)))
 	}
-	last := map[uint32]int64{}
-	err := w.newest(ctx, func(q pg.Querier) error {
-		rows, err := q.Query(ctx, `SELECT o, pg_catalog.pg_sequence_last_value(o) FROM unnest($1::oid[]) o`, oids)
+	return strings.Join(selects, " UNION ALL ")
+}
+
+// takeSequence takes the rows of selectSequences.
+func takeSequence(sequences []*sequence) func(int, [][]byte) error {
+	return func(_ int, values [][]byte) error {
+		i, err := strconv.Atoi(string(values[0]))
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var oid uint32
-			var value *int64
-			if err := rows.Scan(&oid, &value); err != nil {
-				return err
-			}
-			if value != nil {
-				last[oid] = *value
-			}
-		}
-		return rows.Err()
-	})
-	if pg.Missing(err) { // dropped between the catalog and the sequence
-		return nil, nil
+		sequences[i].last, sequences[i].called = string(values[1]), string(values[2]) == "t"
+		return nil
 	}
-	return last, err
+}
+
+// setSequences are the statements that put sequences where they stand. Their order
+// is part of what backups are compared by.
+func setSequences(sequences []*sequence) []statement {
+	statements := make([]statement, 0, len(sequences))
+	for part := range batches(sequences, batchTables) {
+		called, others := partition(part, func(s *sequence) bool { return s.logged && s.called })
+		for _, s := range slices.Concat(called, others) {
+			statements = append(statements, s.statement())
+		}
+	}
+	return statements
 }
 
 // Sizes of the pieces in which large objects are read and written, in bytes.

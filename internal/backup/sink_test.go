@@ -26,13 +26,14 @@ func TestSinkTakesOver(t *testing.T) {
 		return e
 	}
 	rows := bytes.Repeat([]byte("some row that is not that short\tand more of it\n"), 40_000)
-	const into = "COPY a FROM stdin;\n"
+	table := newCopied(source{schema: "s", name: "a", columns: []string{"b"}}, 1)
+	into := table.into()
 	write := func(stored *storedRows, segmented bool) ([]byte, *datafile.Index) {
 		var out bytes.Buffer
 		e := encoder(0)
 		file := datafile.NewWriter(&out, datafile.Compression{Algorithm: datafile.Zstd})
 		k := &sink{file: file, enc: e, add: func(int64, int64) {}, stored: stored, segmented: segmented}
-		k.begin(into)
+		k.begin(table)
 		for row := range bytes.Lines(rows) {
 			if err := k.row(row); err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -58,7 +59,12 @@ func Lost(err error) bool {
 }
 
 // Identifier quotes a name, with its schema if one is given, for SQL.
-func Identifier(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
+func Identifier(parts ...string) string {
+	if slices.ContainsFunc(parts, func(p string) bool { return strings.ContainsAny(p, "\"\x00") }) {
+		return pgx.Identifier(parts).Sanitize()
+	}
+	return `"` + strings.Join(parts, `"."`) + `"` // the same, for nearly all names, with less work
+}
 
 // Literal quotes a text for SQL. It is for statements that take no
 // parameters; standard_conforming_strings is on in every session of ours.

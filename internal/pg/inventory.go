@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Querier is a connection or a transaction on one.
@@ -227,9 +229,14 @@ type Details struct {
 const (
 	relationFields = `n.nspname, c.oid, c.relname, c.relkind::text, c.relfilenode, c.relispartition, c.relpersistence::text`
 
-	detailFields = `coalesce(m.amname = 'heap', false), c.relispopulated,
-		-- null where it was dropped after the snapshot, which is found later
-		coalesce(CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, true),
+	detailFields = `coalesce(c.relam = (SELECT m.oid FROM pg_catalog.pg_am m WHERE m.amname = 'heap'), false), c.relispopulated,
+		CASE
+			-- To ask for the rights on each relation takes as long as to find it.
+			WHEN (SELECT u.rolsuper FROM pg_catalog.pg_roles u WHERE u.rolname = current_user) THEN true
+			WHEN c.relacl IS NULL AND c.relowner = (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = current_user) THEN true
+			-- null where it was dropped after the snapshot, which is found later
+			WHEN c.relkind = 'S' THEN coalesce(pg_catalog.has_sequence_privilege(c.oid, 'SELECT'), true)
+			ELSE coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true) END,
 		c.relrowsecurity AND pg_catalog.row_security_active(c.oid),
 		CASE WHEN c.relkind IN ('r', 'p', 'm') THEN ARRAY(
 			SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -241,12 +248,12 @@ const (
 		FROM pg_catalog.pg_depend d
 		JOIN pg_catalog.pg_class c ON c.oid = d.objid
 		JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
-		LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
 		WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_namespace'::regclass
 		AND d.refobjid = ANY($1) AND c.relkind IN ('r', 'p', 'm', 'f', 'v', 'S')
-		AND NOT EXISTS (
-			SELECT FROM pg_catalog.pg_depend e
-			WHERE e.classid = d.classid AND e.objid = c.oid AND e.objsubid = 0 AND e.deptype = 'e')
+		AND c.oid NOT IN ( -- few, against one look for each
+			SELECT e.objid FROM pg_catalog.pg_depend e
+			WHERE e.refclassid = 'pg_catalog.pg_extension'::regclass AND e.classid = 'pg_catalog.pg_class'::regclass
+			AND e.objsubid = 0 AND e.deptype = 'e')
 		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
 )
 
@@ -260,19 +267,26 @@ func (d *Details) fields() []any {
 
 // Touched tells in little time whether relations of schemas may have changed
 // since a snapshot that showed these: whether one is gone, or the catalogs have a
-// row of theirs, or of a new one, that was written since the snapshot's oldest
-// transaction. Where nothing of that kind is found, ReadRelations and ReadColumns
-// would return what they return under the snapshot.
-func Touched(ctx context.Context, q Querier, schemas, relations []uint32, snapshot *Snapshot) (touched bool, err error) {
+// row of theirs, of a column of those with columns, or of a new one, that was
+// written since the snapshot's oldest transaction. Where nothing of that kind is
+// found, ReadRelations would return what it returns under the snapshot, and so
+// would ReadColumns of those with columns.
+func Touched(ctx context.Context, q Querier, schemas, relations, columns []uint32, snapshot *Snapshot) (touched bool, err error) {
+	// The age is in a subquery of its own so that a plan that is kept, which does
+	// not know it, asks for it once and not for each row.
 	err = q.QueryRow(ctx, `
-		SELECT (SELECT count(*) <> coalesce(cardinality($2::oid[]), 0) OR coalesce(bool_or(age(c.xmin) <= age($3::text::xid)), false)
+		SELECT (SELECT count(*) <> coalesce(cardinality($2::oid[]), 0) OR coalesce(bool_or(age(c.xmin) <= (SELECT age($4::text::xid))), false)
 				FROM pg_catalog.pg_class c WHERE c.oid = ANY($2::oid[]))
-			OR EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY($2::oid[]) AND age(a.xmin) <= age($3::text::xid))
 			OR EXISTS (
-				SELECT FROM pg_catalog.pg_depend d
-				WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = ANY($1::oid[])
-				AND d.classid = 'pg_catalog.pg_class'::regclass AND age(d.xmin) <= age($3::text::xid))`,
-		schemas, relations, xid32(snapshot.Xmin)).Scan(&touched)
+				SELECT FROM pg_catalog.pg_attribute a
+				WHERE a.attrelid = ANY($3::oid[]) AND a.attnum > 0 AND age(a.xmin) <= (SELECT age($4::text::xid)))
+			OR EXISTS (
+				SELECT FROM unnest($1::oid[]) s (oid) CROSS JOIN LATERAL ( -- each by the index, whatever the statistics say
+					SELECT FROM pg_catalog.pg_depend d
+					WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = s.oid
+					AND d.classid = 'pg_catalog.pg_class'::regclass AND age(d.xmin) <= (SELECT age($4::text::xid))
+					LIMIT 1) d)`,
+		schemas, relations, columns, xid32(snapshot.Xmin)).Scan(&touched)
 	if err != nil {
 		return false, fmt.Errorf("look for changes: %w", err)
 	}
@@ -296,24 +310,28 @@ func ReadRelations(ctx context.Context, q Querier, schemas []uint32) ([]Relation
 	return list, nil
 }
 
-// ReadInventory lists what ReadRelations does, and adds the details by OID.
-func ReadInventory(ctx context.Context, q Querier, schemas []uint32) ([]Relation, map[uint32]Details, error) {
+// ReadInventory lists what ReadRelations does, each with its details, to take.
+func ReadInventory(ctx context.Context, q Querier, schemas []uint32, take func(Relation, Details)) error {
 	rows, err := q.Query(ctx, `SELECT `+relationFields+`, `+detailFields+relationsOfSchemas, schemas)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list tables: %w", err)
+		return fmt.Errorf("list tables: %w", err)
 	}
-	details := map[uint32]Details{}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Relation, error) {
-		var r Relation
-		var d Details
-		err := row.Scan(append(r.fields(), d.fields()...)...)
-		details[r.OID] = d
-		return r, err
+	var r Relation
+	var d Details
+	var schema string
+	_, err = pgx.ForEachRow(rows, append(r.fields(), d.fields()...), func() error {
+		if r.Schema == schema {
+			r.Schema = schema // one string for all of them
+		}
+		schema = r.Schema
+		take(r, d)
+		d.Copied = nil
+		return nil
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("list tables: %w", err)
+		return fmt.Errorf("list tables: %w", err)
 	}
-	return list, details, nil
+	return nil
 }
 
 // ReadColumns reads a digest of which transactions wrote the columns of tables
@@ -342,8 +360,7 @@ func ReadColumns(ctx context.Context, q Querier, oids []uint32) (map[uint32]stri
 func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Details, error) {
 	rows, err := q.Query(ctx, `
 		SELECT c.oid, `+detailFields+`
-		FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
-		WHERE c.oid = ANY($1)`, oids)
+		FROM pg_catalog.pg_class c WHERE c.oid = ANY($1)`, oids)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
@@ -361,28 +378,63 @@ func ReadDetails(ctx context.Context, q Querier, oids []uint32) (map[uint32]Deta
 	return details, nil
 }
 
-// Blocks reads the sizes of tables, in blocks, by OID. The caller holds locks
-// on them, else it may have to wait.
-func Blocks(ctx context.Context, q Querier, oids []uint32) (map[uint32]int64, error) {
-	rows, err := q.Query(ctx, `
-		SELECT oid, coalesce(pg_catalog.pg_relation_size(oid), 0) / current_setting('block_size')::int8
-		FROM unnest($1::oid[]) oid`, oids)
-	if err != nil {
-		return nil, fmt.Errorf("read sizes of tables: %w", err)
+// BlocksQuery is a query for the sizes in blocks of those tables that have more
+// than so many. Whoever runs it holds locks on them, else it may have to wait.
+func BlocksQuery(oids []uint32, more int64) string {
+	list := make([]byte, 0, 8*len(oids))
+	for i, oid := range oids {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = strconv.AppendUint(list, uint64(oid), 10)
 	}
-	sizes := make(map[uint32]int64, len(oids))
-	for rows.Next() {
-		var oid uint32
-		var n int64
-		if err := rows.Scan(&oid, &n); err != nil {
+	return fmt.Sprintf(`SELECT oid, blocks FROM (
+		SELECT oid, pg_catalog.pg_relation_size(oid, 'main') / (SELECT current_setting('block_size')::int8) AS blocks
+		FROM unnest('{%s}'::oid[]) oid OFFSET 0) t WHERE blocks > %d`, list, more)
+}
+
+// ParseBlocks reads what a BlocksQuery returned, by OID.
+func ParseBlocks(rows [][][]byte) (map[uint32]int64, error) {
+	sizes := map[uint32]int64{}
+	for _, row := range rows {
+		oid, err := strconv.ParseUint(string(row[0]), 10, 32)
+		if err != nil {
 			return nil, fmt.Errorf("read sizes of tables: %w", err)
 		}
-		sizes[oid] = n
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read sizes of tables: %w", err)
+		if sizes[uint32(oid)], err = strconv.ParseInt(string(row[1]), 10, 64); err != nil {
+			return nil, fmt.Errorf("read sizes of tables: %w", err)
+		}
 	}
 	return sizes, nil
+}
+
+// lastValuesWait is for how many milliseconds LastValues waits for a lock: who has
+// it may be about to alter one sequence, and must not keep all from being read.
+const lastValuesWait = "100"
+
+// LastValues reads the last values of logged sequences, by OID, as far as they were
+// called: where the others begin only they themselves know. What is left out, too, is
+// where one of them was dropped, is locked, or may not be read. The locks that it
+// takes last until the transaction ends, whatever the savepoint, so q should be in
+// none.
+func LastValues(ctx context.Context, q Querier, oids []uint32, take func(oid uint32, value int64)) error {
+	rows, err := q.Query(ctx, `
+		WITH patience AS MATERIALIZED (SELECT pg_catalog.set_config('lock_timeout', $2, true) AS milliseconds)
+		SELECT o, pg_catalog.pg_sequence_last_value(o) FROM patience, unnest($1::oid[]) o WHERE milliseconds IS NOT NULL`, oids, lastValuesWait)
+	if err == nil {
+		var oid uint32
+		var value pgtype.Int8
+		_, err = pgx.ForEachRow(rows, []any{&oid, &value}, func() error {
+			if value.Valid {
+				take(oid, value.Int64)
+			}
+			return nil
+		})
+	}
+	if err != nil && (Code(err) == "" || Lost(err)) {
+		return fmt.Errorf("read sequences: %w", err)
+	}
+	return nil
 }
 
 // HasLargeObjects reports whether the database holds any.

@@ -191,6 +191,16 @@ func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 	return nil, &ConnectError{Server: s.String(), Err: errors.Join(errs...)}
 }
 
+// KeepPlans lets the session keep the plans of its statements: for short ones that
+// are asked often, of which planning is a large part, and whose plan must not depend
+// on their parameters.
+func KeepPlans(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.PgConn().Exec(ctx, "SET plan_cache_mode = force_generic_plan").ReadAll(); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	return nil
+}
+
 // hosts are the configurations to try, one for each host.
 func (s *Server) hosts() []*pgx.ConnConfig {
 	type place struct {
