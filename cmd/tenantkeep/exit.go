@@ -84,6 +84,8 @@ func (a *app) exit(ctx context.Context, err error) int {
 		a.ui().Printf("Nothing was changed.")
 	case code == exitInterrupted && errors.Is(err, context.Canceled):
 		a.ui().Error(errors.New("interrupted"))
+	case code == exitInterrupted: // and what came of it, which may be more
+		a.ui().Error(fmt.Errorf("interrupted: %w", err))
 	default:
 		a.ui().Error(err)
 	}
