@@ -442,3 +442,51 @@ func TestFingerprintsOfSecurityLabels(t *testing.T) {
 		t.Errorf("labels change the fingerprints of %q", changed)
 	}
 }
+
+// Without partitions the triggers of some schemas are found in another way, which
+// comes to the same.
+func TestDigestsWithoutPartitions(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `
+		CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TABLE public.shared (id int PRIMARY KEY, words tsvector, note text);
+		CREATE TRIGGER plain AFTER UPDATE OF note ON public.shared FOR EACH ROW EXECUTE FUNCTION public.f();
+		CREATE TRIGGER builtin BEFORE INSERT ON public.shared FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger('words', 'pg_catalog.simple', 'note');
+		CREATE CONSTRAINT TRIGGER "RI_ConstraintTrigger_a_1" AFTER DELETE ON public.shared DEFERRABLE FOR EACH ROW EXECUTE FUNCTION public.f();
+		CREATE SCHEMA app; CREATE TABLE app.own (id int REFERENCES public.shared);
+		CREATE TRIGGER mine AFTER INSERT ON app.own FOR EACH ROW EXECUTE FUNCTION public.f();
+		CREATE VIEW app.v AS SELECT id FROM app.own; CREATE TRIGGER instead INSTEAD OF INSERT ON app.v FOR EACH ROW EXECUTE FUNCTION public.f();
+		CREATE SCHEMA other; CREATE TABLE other.own (id int REFERENCES public.shared)`)
+	conn := db.Conn(t)
+	read := func(schemas ...uint32) (core, app string) {
+		t.Helper()
+		var oids []uint32
+		if err := conn.QueryRow(t.Context(), "SELECT ARRAY['public'::regnamespace::oid, 'app'::regnamespace::oid]").Scan(&oids); err != nil {
+			t.Fatal(err)
+		}
+		if len(schemas) > 0 {
+			schemas = oids[1:]
+		}
+		d, err := pg.ReadCatalogDigests(t.Context(), []pg.Querier{conn}, pg.VersionNum(conn), oids[:1], schemas)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Core, d.Schemas[oids[1]]
+	}
+	core, app := read()
+	for _, change := range []string{
+		"", "ALTER TABLE public.shared DISABLE TRIGGER plain", "ALTER TABLE public.shared ENABLE REPLICA TRIGGER builtin",
+		`ALTER TABLE public.shared DISABLE TRIGGER "RI_ConstraintTrigger_a_1"`, "ALTER TABLE app.own DISABLE TRIGGER mine", "DROP TRIGGER instead ON app.v",
+	} {
+		db.Exec(t, change)
+		allCore, allApp := read()
+		if change != "" && allCore == core && allApp == app {
+			t.Errorf("%s: the digests are what they were", change)
+		}
+		core, app = allCore, allApp
+		if fewCore, fewApp := read(1); fewCore != core || fewApp != app {
+			t.Errorf("%q: read alone, the digests of core and app are others", change)
+		}
+	}
+}

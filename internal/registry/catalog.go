@@ -179,21 +179,26 @@ func detect(ctx context.Context, q pg.Querier) (tables []Table, warning string, 
 		), uniques AS (
 			SELECT i.indrelid, i.indkey[0] AS attnum, i.indisprimary FROM own JOIN pg_catalog.pg_index i ON i.indrelid = own.oid
 			WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] <> 0
+		), tenants AS MATERIALIZED ( -- one after the other: to plan all joins at once takes longer than all else here
+			SELECT t.oid, t.relname, p.attname, p.attnum
+			FROM own t
+			JOIN pg_catalog.pg_attribute s ON s.attrelid = t.oid AND s.attname = 'schema_name' AND NOT s.attisdropped AND s.attnotnull
+				AND s.atttypid = 'pg_catalog.varchar'::regtype AND s.atttypmod = 63 + 4
+			JOIN uniques k ON k.indrelid = t.oid AND k.indisprimary
+			JOIN pg_catalog.pg_attribute p ON p.attrelid = t.oid AND p.attnum = k.attnum
+			WHERE EXISTS (SELECT FROM uniques u WHERE u.indrelid = t.oid AND u.attnum = s.attnum)
+		), domains AS MATERIALIZED (
+			SELECT d.oid, d.relname, r.attnum
+			FROM own d
+			JOIN pg_catalog.pg_attribute r ON r.attrelid = d.oid AND r.attname = 'tenant_id'
+			JOIN pg_catalog.pg_attribute n ON n.attrelid = d.oid AND n.attname = 'domain' AND NOT n.attisdropped AND n.attnotnull
+				AND n.atttypid = 'pg_catalog.varchar'::regtype AND n.atttypmod = 253 + 4
+			JOIN pg_catalog.pg_attribute b ON b.attrelid = d.oid AND b.attname = 'is_primary' AND NOT b.attisdropped AND b.atttypid = 'pg_catalog.bool'::regtype
+			WHERE EXISTS (SELECT FROM uniques u WHERE u.indrelid = d.oid AND u.attnum = n.attnum)
 		)
-		SELECT t.relname::text, p.attname::text, d.relname::text
-		FROM own t
-		JOIN pg_catalog.pg_attribute s ON s.attrelid = t.oid AND s.attname = 'schema_name' AND NOT s.attisdropped AND s.attnotnull
-			AND s.atttypid = 'pg_catalog.varchar'::regtype AND s.atttypmod = 63 + 4
-		JOIN pg_catalog.pg_attribute p ON p.attrelid = t.oid AND EXISTS (
-			SELECT FROM uniques u WHERE u.indrelid = t.oid AND u.attnum = p.attnum AND u.indisprimary)
-		JOIN pg_catalog.pg_constraint k ON k.contype = 'f' AND k.confrelid = t.oid AND k.confkey = ARRAY[p.attnum]
-		JOIN own d ON d.oid = k.conrelid
-		JOIN pg_catalog.pg_attribute r ON r.attrelid = d.oid AND k.conkey = ARRAY[r.attnum] AND r.attname = 'tenant_id'
-		JOIN pg_catalog.pg_attribute n ON n.attrelid = d.oid AND n.attname = 'domain' AND NOT n.attisdropped AND n.attnotnull
-			AND n.atttypid = 'pg_catalog.varchar'::regtype AND n.atttypmod = 253 + 4
-		JOIN pg_catalog.pg_attribute b ON b.attrelid = d.oid AND b.attname = 'is_primary' AND NOT b.attisdropped AND b.atttypid = 'pg_catalog.bool'::regtype
-		WHERE EXISTS (SELECT FROM uniques u WHERE u.indrelid = t.oid AND u.attnum = s.attnum)
-		AND EXISTS (SELECT FROM uniques u WHERE u.indrelid = d.oid AND u.attnum = n.attnum)
+		SELECT t.relname::text, t.attname::text, d.relname::text
+		FROM tenants t CROSS JOIN domains d
+		JOIN pg_catalog.pg_constraint k ON k.contype = 'f' AND k.conrelid = d.oid AND k.conkey = ARRAY[d.attnum] AND k.confrelid = t.oid AND k.confkey = ARRAY[t.attnum]
 		GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`, manifest.CoreSchema)
 	if err != nil {
 		return nil, "", fmt.Errorf("look for the tables of django-tenants: %w", err)
