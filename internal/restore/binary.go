@@ -11,11 +11,11 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/rowdigest"
 )
 
-// findFormats finds the big tables whose rows can be sent in binary format, in
-// which the server has less to do, and those that can be compared by their
-// digest. The comparison, which goes by text as the server writes it, proves that
-// they arrived as they are in the backup.
-func (r *run) findFormats(ctx context.Context) error {
+// planBigTables finds the big tables whose rows can be sent in binary format, in
+// which the server has less to do, and those that the server can digest. The
+// comparison, which goes by text as the server writes it, proves that they arrived
+// as they are in the backup.
+func (r *run) planBigTables(ctx context.Context) error {
 	for _, u := range r.alive() {
 		big := map[tableKey]*manifest.Table{}
 		var schemas, names []string
@@ -29,29 +29,24 @@ func (r *run) findFormats(ctx context.Context) error {
 		if len(big) == 0 {
 			continue
 		}
-		found, err := r.columns(ctx, schemas, names)
+		found, err := r.columnsOf(ctx, schemas, names)
 		if err != nil {
 			return err
 		}
 		digests := r.canDigest(ctx, u)
-		u.formats, u.digests = map[*manifest.Table]*copybin.Format{}, map[*manifest.Table]*digest{}
+		u.formats, u.sent = map[*manifest.Table]*copybin.Format{}, map[*manifest.Table]*sentRows{}
 		for key, t := range big {
 			types := make([]uint32, len(t.Columns))
 			columns := make([]rowdigest.Column, len(t.Columns))
-			whole := true
 			for i, name := range t.Columns {
-				c, ok := found[key][name]
-				whole = whole && ok
+				c := found[key][name] // none of type 0 and without an output function where it is missing
 				types[i], columns[i] = c.format, c.Column
-			}
-			if !whole {
-				continue
 			}
 			if f := copybin.New(types); f != nil {
 				u.formats[t] = f
 			}
-			if d := rowdigest.New(columns); d != nil && digests {
-				u.digests[t] = &digest{table: d}
+			if way := rowdigest.New(columns); way != nil && digests {
+				u.sent[t] = &sentRows{way: way}
 			}
 		}
 	}
@@ -64,20 +59,21 @@ type column struct {
 	format uint32 // its type as package copybin knows it
 }
 
-// columns reads the columns of ordinary tables.
-func (r *run) columns(ctx context.Context, schemas, tables []string) (map[tableKey]map[string]column, error) {
+// columnsOf reads the columns of ordinary tables. The output function of an enum
+// is not there for a domain over it, and one that is not strict crashes at a null,
+// for which COPY does not call it.
+func (r *run) columnsOf(ctx context.Context, schemas, tables []string) (map[tableKey]map[string]column, error) {
 	s := r.sessions[0]
 	if err := s.revive(ctx); err != nil {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
 		SELECT n.nspname::text, c.relname::text, a.attname::text, t.oid, t.typtype = 'e',
-			pg_catalog.format('%I.%I', f.schema, f.name)
+			CASE WHEN p.proisstrict AND NOT (t.typtype = 'd' AND p.oid = 'pg_catalog.enum_out'::regproc)
+				THEN pg_catalog.format('%I.%I', f.nspname, p.proname) ELSE '' END
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-		JOIN LATERAL (
-			SELECT p.proname AS name, pn.nspname AS schema
-			FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace WHERE p.oid = t.typoutput) f ON true
+		JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
 		WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
 		AND (n.nspname, c.relname) IN (SELECT s, t FROM unnest($1::text[], $2::text[]) x (s, t))`, schemas, tables)
 	if err != nil {

@@ -16,9 +16,11 @@ import (
 	"github.com/tenantkeep/tenantkeep/internal/rowsum"
 )
 
+// splitTable is how many bytes of COPY text of a table make a range of blocks for
+// one of several sessions. Tests have smaller ones.
+var splitTable int64 = 64 << 20
+
 const (
-	// Tables of this many bytes of COPY text are read by several sessions.
-	splitTable = 64 << 20
 	// Small tables are read many in one message.
 	compareBytes = 16 << 20
 	// Progress is told in steps of this many bytes.
@@ -123,8 +125,8 @@ func (c *comparison) tasks() []task {
 			tasks = append(tasks, c.task(t.Bytes, []reading{{table: t, where: t.Condition}}))
 			continue
 		}
-		if sent, ok := c.unit.digests[t].sent(t); ok {
-			d := &digestion{comparison: c, table: t, way: c.unit.digests[t].table, sent: sent}
+		if sent, ok := c.unit.sent[t].sum(t); ok {
+			d := &digestion{comparison: c, table: t, way: c.unit.sent[t].way, sent: sent}
 			tasks = append(tasks, c.inRanges(t, d.task))
 			continue
 		}
@@ -148,10 +150,10 @@ func (c *comparison) read(t *manifest.Table) task {
 }
 
 // inRanges cuts a big table into ranges of blocks, for several sessions, and makes
-// a task for each.
-func (c *comparison) inRanges(t *manifest.Table, make func(size int64, where string) task) task {
-	if t.Bytes < splitTable || c.run.Jobs == 1 {
-		return make(t.Bytes, "")
+// a task for each. Before PostgreSQL 14 a range takes as long as the whole table.
+func (c *comparison) inRanges(t *manifest.Table, each func(size int64, where string) task) task {
+	if t.Bytes < splitTable || c.run.info.ServerVersionNum < 140000 {
+		return each(t.Bytes, "")
 	}
 	return task{unit: c.unit, size: t.Bytes, run: func(ctx context.Context, s *session) ([]task, error) {
 		var blocks int64
@@ -163,19 +165,16 @@ func (c *comparison) inRanges(t *manifest.Table, make func(size int64, where str
 			return nil, fmt.Errorf("read size of table %s: %w", c.unit.qualified(t), err)
 		}
 		n := max(int64(2*c.run.Jobs), t.Bytes/splitTable)
-		if blocks < n {
-			n = 1
-		}
 		var tasks []task
-		for i := range n {
-			where := ""
-			if n > 1 {
-				where = fmt.Sprintf("WHERE ctid >= '(%d,0)'", blocks*i/n)
-			}
+		if blocks < n {
+			tasks = append(tasks, each(t.Bytes, ""))
+		}
+		for i := int64(0); i < n && blocks >= n; i++ {
+			where := fmt.Sprintf("WHERE ctid >= '(%d,0)'", blocks*i/n)
 			if i < n-1 { // the last one is open: the table may have grown
 				where += fmt.Sprintf(" AND ctid < '(%d,0)'", blocks*(i+1)/n)
 			}
-			tasks = append(tasks, make(t.Bytes/n, where))
+			tasks = append(tasks, each(t.Bytes/n, where))
 		}
 		c.done(len(tasks))
 		return tasks, nil

@@ -35,7 +35,7 @@ type place struct {
 // the rows of others.
 func (r *run) load(ctx context.Context) error {
 	r.Progress.Start("load", 0, r.plan.Bytes)
-	if err := errors.Join(r.findTextual(ctx), r.findFormats(ctx)); err != nil {
+	if err := errors.Join(r.findTextual(ctx), r.planBigTables(ctx)); err != nil {
 		return err
 	}
 	var total int64

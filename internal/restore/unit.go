@@ -75,9 +75,9 @@ type unit struct {
 	finished bool                // its mark is taken off: it stays, whatever becomes of others
 	prebuilt map[string]prebuilt // of the indexes of big tables, by name
 	formats  map[*manifest.Table]*copybin.Format
-	digests  map[*manifest.Table]*digest // of big tables that can be compared by them
-	replaced string                      // name of the schema whose place was taken
-	point    string                      // its backup
+	sent     map[*manifest.Table]*sentRows // of big tables that the server can digest
+	replaced string                        // name of the schema whose place was taken
+	point    string                        // its backup
 	blocked  time.Duration
 	access   []AccessChange // how it differs from the schema whose place it takes
 	staged   string         // the schema that could not be swapped in

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,9 +33,11 @@ var ErrForm = errors.New("not rows of the table")
 
 // Column is a column of a table.
 type Column struct {
-	Name   string
-	Type   uint32 // OID
-	Output string // the output function of the type, as SQL names it
+	Name string
+	Type uint32 // OID
+	// Output is the output function of the type, as SQL names it; empty where it
+	// cannot be called from SQL, or must not be for a null.
+	Output string
 }
 
 // Table is how the rows of one table are digested. It may be used from several
@@ -55,9 +58,10 @@ const (
 )
 
 // New is the way to digest a table with these columns, in the order in which COPY
-// carries them; nil if there are none, or too many.
+// carries them; nil if there are none, or too many, or one that the server cannot
+// digest.
 func New(columns []Column) *Table {
-	if len(columns) == 0 || len(columns) > maxColumns {
+	if len(columns) == 0 || len(columns) > maxColumns || slices.ContainsFunc(columns, func(c Column) bool { return c.Output == "" }) {
 		return nil
 	}
 	// A null is hashed as a word that no value can be, since nobody knows it.
@@ -75,7 +79,7 @@ func New(columns []Column) *Table {
 
 // Sum is of some rows of a table. The zero value is that of no rows.
 type Sum struct {
-	rowsum.Sum // of the rows as COPY text; zero but for their number where a server summed up
+	rowsum.Sum // of the rows as COPY text
 	Digest     uint64
 }
 
@@ -135,22 +139,21 @@ func (t *Table) row(line, plain []byte) (digest uint64, _ []byte, err error) {
 // Select makes the query for the sum of the rows of a FROM clause and what follows
 // it.
 func (t *Table) Select(from string) string {
-	return "SELECT count(*), coalesce(sum(" + t.expression + "), 0)::text FROM " + from
+	return "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(" + t.expression + "), 0)::text FROM " + from
 }
 
-// Scan reads the answer to such a query.
-func Scan(row pgx.Row) (sum Sum, err error) {
+// Scan reads the answer to such a query: how many rows there are, and their digest.
+func Scan(row pgx.Row) (rows int64, digest uint64, err error) {
 	var total string
-	if err := row.Scan(&sum.Sum.Rows, &total); err != nil {
-		return Sum{}, err
+	if err := row.Scan(&rows, &total); err != nil {
+		return 0, 0, err
 	}
 	n, ok := new(big.Int).SetString(total, 10)
 	if !ok {
-		return Sum{}, fmt.Errorf("the server sums up to %q", total)
+		return 0, 0, fmt.Errorf("the server sums up to %q", total)
 	}
 	// Of a negative number, this is the remainder in two's complement.
-	sum.Digest = n.And(n, new(big.Int).SetUint64(math.MaxUint64)).Uint64()
-	return sum, nil
+	return rows, n.And(n, new(big.Int).SetUint64(math.MaxUint64)).Uint64(), nil
 }
 
 // probes are values that take different ways through the hash.
@@ -167,7 +170,7 @@ func Works(ctx context.Context, q pg.Querier) bool {
 		var got int64
 		var encoded bool
 		err := q.QueryRow(ctx, `SELECT pg_catalog.hashtextextended($1::text COLLATE pg_catalog."C", $2::int8),
-			current_setting('server_encoding') = current_setting('client_encoding')`, p.text, p.seed).Scan(&got, &encoded)
+			pg_catalog.current_setting('server_encoding') = pg_catalog.current_setting('client_encoding')`, p.text, p.seed).Scan(&got, &encoded)
 		if err != nil || !encoded || uint64(got) != hash([]byte(p.text), uint64(p.seed)) {
 			return false
 		}

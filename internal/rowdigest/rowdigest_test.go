@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,24 +94,27 @@ func TestDigest(t *testing.T) {
 		}
 		return sum
 	}
-	server := func(where string) rowdigest.Sum {
+	type answer struct {
+		rows   int64
+		digest uint64
+	}
+	server := func(where string) answer {
 		t.Helper()
-		sum, err := rowdigest.Scan(conn.QueryRow(t.Context(), way.Select(name+where)))
+		rows, digest, err := rowdigest.Scan(conn.QueryRow(t.Context(), way.Select(name+where)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return sum
+		return answer{rows, digest}
 	}
 	sent := client()
-	if got := server(""); got.Rows != 10 || sent.Rows != 10 || got.Digest != sent.Digest {
+	if got := server(""); got != (answer{10, sent.Digest}) || sent.Rows != 10 {
 		t.Errorf("the server gives %+v, the client %+v", got, sent)
 	}
-	parts := server(" WHERE id <= 4")
-	parts.Merge(server(" WHERE id > 4"))
-	if parts.Rows != 10 || parts.Digest != sent.Digest {
-		t.Errorf("in two parts it is %+v, want %+v", parts, sent)
+	first, rest := server(" WHERE id <= 4"), server(" WHERE id > 4")
+	if first.rows != 4 || rest.rows != 6 || first.digest+rest.digest != sent.Digest {
+		t.Errorf("in two parts it is %+v and %+v, want %+v", first, rest, sent)
 	}
-	if got := server(" WHERE false"); got != (rowdigest.Sum{}) {
+	if got := server(" WHERE false"); got != (answer{}) {
 		t.Errorf("no rows give %+v", got)
 	}
 	for _, change := range []string{
@@ -131,11 +135,12 @@ func TestDigest(t *testing.T) {
 			if err != nil || tag.RowsAffected() == 0 {
 				return fmt.Errorf("%d rows: %w", tag.RowsAffected(), err)
 			}
-			if got := server(""); got.Rows != 10 || got.Digest == sent.Digest {
+			got := server("")
+			if got.rows != 10 || got.digest == sent.Digest {
 				t.Errorf("%s: the server gives %+v as before", change, got)
 			}
-			if got := client(); got.Digest != server("").Digest {
-				t.Errorf("%s: the server gives %+v, the client %+v", change, server(""), got)
+			if now := client(); now.Digest != got.digest {
+				t.Errorf("%s: the server gives %+v, the client %+v", change, got, now)
 			}
 			return pgx.ErrTxClosed
 		})
@@ -147,7 +152,10 @@ func TestDigest(t *testing.T) {
 
 func TestRowsOfAnotherForm(t *testing.T) {
 	t.Parallel()
-	way := rowdigest.New([]rowdigest.Column{{Name: "a", Type: 25}, {Name: "b", Type: 25}})
+	text := func(name string) rowdigest.Column {
+		return rowdigest.Column{Name: name, Type: 25, Output: "pg_catalog.textout"}
+	}
+	way := rowdigest.New([]rowdigest.Column{text("a"), text("b")})
 	for _, text := range []string{"a\tb", "a\n", "a\tb\tc\n", "a\t\\x\n", "a\tb\\\n", "a\tb\n\n"} {
 		if sum, err := way.Rows([]byte(text)); !errors.Is(err, rowdigest.ErrForm) {
 			t.Errorf("%q gives %+v, %v", text, sum, err)
@@ -156,8 +164,11 @@ func TestRowsOfAnotherForm(t *testing.T) {
 	if way := rowdigest.New(nil); way != nil {
 		t.Error("rows without columns have a digest")
 	}
-	if way := rowdigest.New(make([]rowdigest.Column, 1000)); way != nil {
+	if way := rowdigest.New(slices.Repeat([]rowdigest.Column{text("a")}, 1000)); way != nil {
 		t.Error("so many columns have a digest")
+	}
+	if way := rowdigest.New([]rowdigest.Column{text("a"), {Name: "b", Type: 16384}}); way != nil {
+		t.Error("a column without an output function has a digest")
 	}
 }
 
