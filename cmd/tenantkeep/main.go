@@ -7,13 +7,23 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	// A container may have no list of time zones, of which retention needs one.
 	_ "time/tzdata"
 )
 
-func main() { os.Exit(mainCode()) }
+func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	os.Exit(mainCode())
+}
+
+// gcPercent is how much memory may hold garbage, of what is in use. Half of Go's
+// default takes a fifth less memory beside the server, and no measurable time.
+const gcPercent = 50
 
 // mainCode runs the program as the shell started it.
 func mainCode() int {

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -229,19 +230,15 @@ func (s *Store) List(ctx context.Context, prefix string, yield func(storage.Info
 }
 
 func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yield func(storage.Info) error) error {
-	entries, err := readDir(root, dir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", s.path(dir), err)
-	}
 	type item struct {
-		key   string
-		entry fs.DirEntry
+		key string
+		typ fs.FileMode
 	}
-	items := make([]item, 0, len(entries))
-	for _, e := range entries {
+	var items []item
+	err := readDir(root, dir, func(e fs.DirEntry) error {
 		key := path.Join(dir, e.Name())
 		if storage.ValidKey(key) != nil {
-			continue
+			return nil
 		}
 		if e.IsDir() {
 			// The slash puts the keys below where they belong in the byte order.
@@ -249,10 +246,18 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 		}
 		switch {
 		case strings.HasPrefix(key, prefix), e.IsDir() && strings.HasPrefix(prefix, key):
-			items = append(items, item{key, e})
+			items = append(items, item{key, e.Type()})
 		case !e.IsDir() && strings.HasPrefix(prefix, key+"/"):
 			return &folderError{s.path(key), e.Type()}
 		}
+		return nil
+	})
+	var folder *folderError
+	switch {
+	case errors.As(err, &folder):
+		return err
+	case err != nil:
+		return fmt.Errorf("list %s: %w", s.path(dir), err)
 	}
 	slices.SortFunc(items, func(a, b item) int { return strings.Compare(a.key, b.key) })
 	for _, item := range items {
@@ -266,7 +271,7 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 			}
 			continue
 		}
-		info, problem, err := s.stat(root, key, item.entry)
+		info, problem, err := s.stat(root, key, item.typ)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile
 		}
@@ -283,9 +288,9 @@ func (s *Store) list(ctx context.Context, root *os.Root, dir, prefix string, yie
 // stat describes what an entry of a directory leads to, as Open would find it, and
 // says why Open would not. A link to a directory is an error: to pass over it
 // would show a repository without its backups.
-func (s *Store) stat(root *os.Root, key string, e fs.DirEntry) (info fs.FileInfo, problem string, err error) {
-	if e.Type().IsRegular() {
-		info, err = e.Info() // costs half
+func (s *Store) stat(root *os.Root, key string, typ fs.FileMode) (info fs.FileInfo, problem string, err error) {
+	if typ.IsRegular() {
+		info, err = os.Lstat(s.path(key)) // costs half of what root takes
 		return info, "", err
 	}
 	info, err = root.Stat(key)
@@ -333,18 +338,35 @@ func (e *folderError) Hint() string {
 	return "move the file away, and put the folder back into its place"
 }
 
-// readDir returns the entries of a directory, none where it does not exist.
-func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
+// readDir hands the entries of a directory out, none where it does not exist, in
+// no order. A repository may have a million: they are never all in memory.
+func readDir(root *os.Root, dir string, yield func(fs.DirEntry) error) error {
 	f, err := root.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	return f.ReadDir(-1)
+	for {
+		entries, err := f.ReadDir(entryBatch)
+		for _, e := range entries {
+			if err := yield(e); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
+
+// entryBatch is how many entries of a directory are read at once.
+const entryBatch = 1024
 
 // Delete removes a file.
 func (s *Store) Delete(ctx context.Context, key string) error {
@@ -424,30 +446,32 @@ func (s *Store) CleanTemporary(ctx context.Context, age time.Duration) ([]storag
 }
 
 func (s *Store) clean(ctx context.Context, root *os.Root, dir string, before time.Time) ([]storage.Info, error) {
-	entries, err := readDir(root, dir)
+	var dirs, temporary []fs.DirEntry
+	err := readDir(root, dir, func(e fs.DirEntry) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		switch name := e.Name(); {
+		case e.IsDir() && !strings.HasPrefix(name, ".") && name != "lost+found":
+			dirs = append(dirs, e)
+		case !e.IsDir() && strings.HasPrefix(name, tempPrefix):
+			temporary = append(temporary, e)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", s.path(dir), err)
 	}
 	var removed []storage.Info
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
+	for _, e := range dirs {
+		below, err := s.clean(ctx, root, path.Join(dir, e.Name()), before)
+		removed = append(removed, below...)
+		if err != nil {
 			return removed, err
 		}
+	}
+	for _, e := range temporary {
 		key := path.Join(dir, e.Name())
-		if e.IsDir() {
-			if strings.HasPrefix(e.Name(), ".") || e.Name() == "lost+found" {
-				continue
-			}
-			below, err := s.clean(ctx, root, key, before)
-			removed = append(removed, below...)
-			if err != nil {
-				return removed, err
-			}
-			continue
-		}
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().After(before) {
 			continue

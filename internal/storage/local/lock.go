@@ -273,14 +273,18 @@ type found struct {
 // sweep reads the files of the holders of a lock, but for own, and removes those
 // of the dead. mode and now are the caller's.
 func (s *Store) sweep(root *os.Root, name, own, mode string, now time.Time) (f found) {
-	entries, err := readDir(root, lockDir)
+	var names []string
+	err := readDir(root, lockDir, func(e fs.DirEntry) error {
+		names = append(names, e.Name())
+		return nil
+	})
 	if err != nil {
 		return f // who cannot read there has no description of his own either
 	}
 	here := s.where(root)
-	for _, e := range entries {
-		file := path.Join(lockDir, e.Name())
-		rest, ok := strings.CutPrefix(e.Name(), name+"-")
+	for _, held := range names {
+		file := path.Join(lockDir, held)
+		rest, ok := strings.CutPrefix(held, name+"-")
 		if !ok || !strings.HasSuffix(rest, holderSuffix) || file == own {
 			continue
 		}
