@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -206,11 +207,11 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 	}
 	schema := pgx.Identifier{tenant}.Sanitize()
 	drop := func(ctx context.Context) error {
-		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE; CHECKPOINT")
+		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE")
 	}
 	// pg_restore -n does not make the schema.
 	dropAndCreate := func(ctx context.Context) error {
-		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE; CREATE SCHEMA "+schema+"; CHECKPOINT")
+		return b.exec(ctx, scratch, "DROP SCHEMA IF EXISTS "+schema+" CASCADE; CREATE SCHEMA "+schema)
 	}
 	args := []string{"--schema", tenant, "--jobs", strconv.Itoa(b.jobs)}
 	full, changed, err := b.increment(ctx, set, output("repository"), tenant)
@@ -235,7 +236,18 @@ func (b *bench) restores(ctx context.Context, set string) ([]*contender, error) 
 		jobs := strconv.Itoa(b.jobs)
 		contenders = append(contenders, restore("`pg_restore -n T -j"+jobs+"` out of `-Fd`", "-j", jobs, output("dump.d")))
 	}
+	for _, c := range contenders {
+		prepare := c.before
+		c.before = func(ctx context.Context) error { return errors.Join(prepare(ctx), b.settle(ctx)) }
+	}
 	return contenders, nil
+}
+
+// settle lets each contender begin on a server that was just started, with a disk
+// that has nothing left to write. Else the first one pays for the memory that a
+// server touches for the first time, and all for what was done before them.
+func (b *bench) settle(ctx context.Context) error {
+	return errors.Join(b.cluster.Restart(ctx, nil), exec.CommandContext(ctx, "sync").Run())
 }
 
 // increment adds an incremental backup to a repository, after some rows of a
@@ -264,7 +276,7 @@ func (b *bench) increment(ctx context.Context, set, repository, tenant string) (
 func (b *bench) dropReplaced(database string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := measure(ctx, b.environment(database), b.tenantkeep, "cleanup", "--keep-replaced", "0s", "--yes", "--database-url", b.cluster.URL(database))
-		return errors.Join(err, b.exec(ctx, database, "VACUUM"), b.exec(ctx, database, "CHECKPOINT"))
+		return errors.Join(err, b.exec(ctx, database, "VACUUM"))
 	}
 }
 

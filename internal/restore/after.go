@@ -316,16 +316,22 @@ func (r *run) foreignKeys(ctx context.Context, s *session, u *unit, steps []step
 		}
 		r.deferAll([]failure{{st, err}})
 	}
-	// Those of one table stand in one task: two checks of a table at a time would
-	// wait for its lock.
+	// Those of one table stand in one task, and its statistics behind them: each
+	// would wait for the lock of the other.
 	sizes := u.tableSizes()
+	statistics := r.bigStatistics(u)
 	var tasks []task
 	for key, list := range check {
+		next := statistics[key]
+		delete(statistics, key)
 		tasks = append(tasks, task{unit: u, size: sizes[key] * int64(len(list)), run: func(ctx context.Context, s *session) ([]task, error) {
 			failed, err := s.execEach(ctx, list)
 			r.deferAll(failed)
-			return nil, err
+			return next, err
 		}})
+	}
+	for _, list := range statistics {
+		tasks = append(tasks, list...)
 	}
 	return tasks, nil
 }

@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +29,8 @@ func big(t testing.TB, db *pgtest.Database) {
 		CREATE INDEX known_name ON big.known (big.name_of(id));
 		CREATE TABLE big.strange (id int, span interval[], note text);
 		INSERT INTO big.strange SELECT n, ARRAY[n * interval '1 hour'], repeat('z', 1000) FROM generate_series(1, 9000) n;
-		CREATE UNIQUE INDEX ON big.strange (id)`)
+		CREATE UNIQUE INDEX ON big.strange (id);
+		CREATE TABLE big.little (id int); INSERT INTO big.little SELECT generate_series(1, 100)`)
 }
 
 func TestBigTables(t *testing.T) {
@@ -47,6 +49,13 @@ func TestBigTables(t *testing.T) {
 			t.Errorf("the index that reads another table finds %s rows", got[0])
 		}
 	}
+	requireStatistics := func() {
+		t.Helper()
+		got := db.Query(t, "SELECT DISTINCT tablename FROM pg_catalog.pg_stats WHERE schemaname = 'big' AND tablename <> 'known_name' ORDER BY 1")
+		if want := []string{"known", "little", "odd", "strange"}; !slices.Equal(got, want) {
+			t.Errorf("tables with statistics: %q, want %q", got, want)
+		}
+	}
 
 	db.Exec(t, "DROP SCHEMA big CASCADE")
 	// One session takes the largest table, whose index reads another, first.
@@ -54,6 +63,7 @@ func TestBigTables(t *testing.T) {
 	must(t, result, err)
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 	requireIndex()
+	requireStatistics()
 
 	db.Exec(t, "DELETE FROM big.odd; UPDATE big.known SET note = 'lost'")
 	result, _, err = b.into(t, t.Context(), db, only("big"), replace)
@@ -61,6 +71,7 @@ func TestBigTables(t *testing.T) {
 	db.Exec(t, "DROP SCHEMA "+ident(result.Tenants[0].Replaced)+" CASCADE")
 	pgtest.RequireState(t, before, db, pgtest.Compare{})
 	requireIndex()
+	requireStatistics()
 }
 
 // Rows of big tables that change under the restore are found, where the server

@@ -282,7 +282,23 @@ func (c *comparison) judge() {
 	}
 }
 
-// analyze gathers the planner's statistics. A restore without them is whole.
+// bigStatistics makes the tasks that gather the planner's statistics of the big
+// tables of a unit, by table. They go with the comparison: the one of the biggest
+// table may take as long as those of all others.
+func (r *run) bigStatistics(u *unit) map[tableKey][]task {
+	tasks := map[tableKey][]task{}
+	u.analyzed = map[*manifest.Table]bool{}
+	for _, t := range u.sortedTables() {
+		if t.Bytes >= bigTable {
+			u.analyzed[t] = true
+			tasks[tableKey{u.tableSchema(t), t.Name}] = []task{r.analyzeTask(u, t.Bytes, []string{u.qualified(t)})}
+		}
+	}
+	return tasks
+}
+
+// analyze gathers the planner's statistics that are not there yet. A restore
+// without them is whole.
 func (r *run) analyze(ctx context.Context) error {
 	var tasks []task
 	for _, u := range r.alive() {
@@ -295,6 +311,9 @@ func (r *run) analyze(ctx context.Context) error {
 			}
 		}
 		for _, t := range slices.Backward(u.sortedTables()) {
+			if u.analyzed[t] {
+				continue
+			}
 			small = append(small, u.qualified(t))
 			smallSize += t.Bytes
 			if len(small) == messageStatements || smallSize >= compareBytes {

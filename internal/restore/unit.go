@@ -64,6 +64,8 @@ type unit struct {
 	// early are the tables whose indexes on columns are built as soon as their
 	// rows are there.
 	early map[tableKey]bool
+	// analyzed are the tables whose statistics are gathered with the comparison.
+	analyzed map[*manifest.Table]bool
 
 	began, ended time.Time
 
