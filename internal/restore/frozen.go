@@ -113,7 +113,8 @@ func (l *loading) keepPlain(ctx context.Context, frames map[*manifest.Table][]in
 	rows, err := s.conn.Query(ctx, `
 		SELECT n.nspname::text, c.relname::text
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am m ON m.oid = c.relam
-		WHERE c.relkind = 'r' AND m.amname = 'heap' AND NOT c.relhastriggers AND NOT c.relhasindex AND pg_catalog.pg_relation_size(c.oid) = 0
+		WHERE c.relkind = 'r' AND m.amname = 'heap' AND NOT c.relhastriggers AND pg_catalog.pg_relation_size(c.oid) = 0
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid) -- relhasindex stays after readBack
 		AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent))
 		AND (n.nspname, c.relname) IN (SELECT s, t FROM unnest($1::text[], $2::text[]) x (s, t))
 		AND (n.nspname, c.relname) NOT IN (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables)`, schemas, names)

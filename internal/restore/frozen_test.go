@@ -106,6 +106,28 @@ func TestFrozenTables(t *testing.T) {
 	}
 }
 
+// So has one that is put beside a live schema, though indexes were made on it, and
+// taken back, to see how they are made there.
+func TestFrozenTablesBesideLive(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	if db.Query(t, "SELECT current_setting('server_version_num')::int < 140000")[0] == "t" {
+		t.Skip("COPY FREEZE leaves no trace in the visibility map before PostgreSQL 14")
+	}
+	halves(t, db)
+	b := save(t, db)
+	saved := pgtest.Fingerprint(t, db, pgtest.Compare{})
+	db.Exec(t, `UPDATE "h%s"."odd ""one" SET note = 'lost'`)
+	result, _, err := b.into(t, t.Context(), db, only("h%s"), replace)
+	must(t, result, err)
+	got := db.Query(t, `SELECT relname FROM pg_class WHERE relnamespace = '"h%s"'::regnamespace AND relkind = 'r' AND relallvisible = relpages AND relpages > 100 ORDER BY 1`)
+	if want := []string{`odd "one`, "strange"}; !slices.Equal(got, want) {
+		t.Errorf("all rows are frozen in %q, want %q", got, want)
+	}
+	db.Exec(t, "DROP SCHEMA "+ident(result.Tenants[0].Replaced)+" CASCADE")
+	pgtest.RequireState(t, saved, db, pgtest.Compare{})
+}
+
 // rowsHook does something once so many rows were loaded.
 type rowsHook struct {
 	notes
